@@ -1,0 +1,81 @@
+"""What one part of a plan holds and reads, in bytes, from the plan and the model alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from partwise.distributor.plan import PRECISION_BYTES, Member, Plan
+from partwise.model.description import Layer, Model, Parameter
+from partwise.model.families.family import KV_GROUP
+
+KV_ELEMENT_BYTES = 4
+"""The KV cache is kept in fp32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a part holds; tied weights within it count once.
+
+    ``kv_bytes_per_token`` is for one token of one sequence. ``read_bytes_per_token`` are the
+    weight bytes that one decoded token reads (of a layer that is split: in proportion to
+    what is held of it).
+    """
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    read_bytes_per_token: int
+
+
+def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
+    """What the part called ``part_name`` holds under a verified plan.
+
+    Raises:
+        PlanError: the plan has no such part.
+    """
+    element_bytes = int(PRECISION_BYTES[plan.part(part_name).precision])
+    stage = plan.stage_of(part_name)
+    member = next(m for m in stage.members if m.part == part_name)
+    is_owned = {p.parameter: p.rule == "owned" for p in plan.placements}
+    held: dict[str, int] = {}
+    kv_elements = read_elements = 0
+    for layer in model.layers[stage.start : stage.stop]:
+        sizes = {
+            p.alias_of or p.name: _held_elements(p, member, is_owned[p.alias_of or p.name])
+            for p in layer.parameters
+        }
+        held |= sizes
+        read_elements += layer.read_elements_per_token * sum(sizes.values()) // layer.num_elements
+        kv_elements += _held_kv(layer, member)
+    return Holding(
+        weight_bytes=sum(held.values()) * element_bytes,
+        kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
+        read_bytes_per_token=read_elements * element_bytes,
+    )
+
+
+def count_neurons(member: Member, kind: str) -> int | None:
+    """The neurons of ``kind`` that the member owns in each layer; None where it holds all."""
+    shares = [share for share in member.neurons if share.kind == kind]
+    if not shares:
+        return None
+    return sum(stop - start for share in shares for start, stop in share.ranges)
+
+
+def _held_elements(parameter: Parameter, member: Member, is_owned: bool) -> int:
+    """A replicated parameter is held whole, an owned one by the neurons of its split axes."""
+    counts = [(axis, count_neurons(member, axis.kind)) for axis in parameter.neurons]
+    split = [(axis, count) for axis, count in counts if count is not None]
+    if not is_owned or not split:
+        return parameter.num_elements
+    rows = sum(axis.width * count for axis, count in split)
+    axis = split[0][0].axis
+    return rows * math.prod(parameter.shape[:axis] + parameter.shape[axis + 1 :])
+
+
+def _held_kv(layer: Layer, member: Member) -> int:
+    groups = next((kind.count for kind in layer.neuron_kinds if kind.name == KV_GROUP), None)
+    owned = count_neurons(member, KV_GROUP)
+    if groups is None or owned is None:
+        return layer.kv_elements_per_token
+    return layer.kv_elements_per_token * owned // groups

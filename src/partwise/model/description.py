@@ -1,0 +1,155 @@
+"""What is deployed: a model as layers of parameters, and the neurons inside them.
+
+Everything here is a value. Nothing reads weights; see `headers.py` for where sizes come
+from and `families/` for what one architecture calls its layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of one element by the name safetensors gives its dtype; only these hold weights."""
+
+
+class LayerKind(StrEnum):
+    """What one step of a model is."""
+
+    EMBEDDING = "embedding"
+    BLOCK = "block"
+    NORM = "norm"
+    HEAD = "head"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronAxis:
+    """Where the neurons of one kind lie in one parameter.
+
+    Neuron i owns elements ``offset + i * width : offset + (i + 1) * width`` along ``axis``.
+    """
+
+    kind: str
+    axis: int
+    width: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One tensor of a layer.
+
+    ``alias_of`` names the parameter whose bytes this one shares (tied weights): it is then
+    not stored a second time. ``stored_as`` is the name in the files where it is not
+    ``alias_of`` or ``name``. A parameter without ``neurons`` cannot be split: members of a
+    stage replicate it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    neurons: tuple[NeuronAxis, ...] = ()
+    alias_of: str | None = None
+    stored_as: str | None = None
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stored_name(self) -> str:
+        """The name under which the store holds its bytes."""
+        return self.stored_as or self.alias_of or self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronKind:
+    """The smallest units that can be owned inside a layer, all of one kind."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One step of the model.
+
+    ``macs_per_token`` counts multiply-accumulates with its weights (attention over the past
+    not included). ``read_elements_per_token`` are the weight elements that one decoded token
+    reads: all of them, but one row of a table that is only looked up.
+    """
+
+    name: str
+    kind: LayerKind
+    parameters: tuple[Parameter, ...]
+    neuron_kinds: tuple[NeuronKind, ...] = ()
+    macs_per_token: int = 0
+    read_elements_per_token: int = 0
+    kv_elements_per_token: int = 0
+
+    @property
+    def num_elements(self) -> int:
+        return sum(p.num_elements for p in self.parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutTensor:
+    """A tensor that crosses a cut: shape (tokens, width)."""
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model described without its weights.
+
+    ``layers`` are in topological order; cut i lies before layer i, and ``cut_tensors`` cross
+    each of them (every family so far lets the hidden state alone cross).
+    """
+
+    name: str
+    architecture: str
+    layers: tuple[Layer, ...]
+    cut_tensors: tuple[CutTensor, ...]
+    context_tokens: int
+    vocab_size: int
+    hidden_size: int
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Elements of all parameters; tied ones count once."""
+        return sum(p.num_elements for p in self.parameters if p.alias_of is None)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return tuple(p for layer in self.layers for p in layer.parameters)
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything a plan depends on: names, shapes, dtypes and aliases."""
+        rows = [[p.name, list(p.shape), p.dtype, p.alias_of] for p in self.parameters]
+        text = json.dumps([self.architecture, self.context_tokens, rows])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def describe_range(self, start: int, stop: int) -> str:
+        """Layers ``start:stop`` as a person reads them, e.g. ``embedding + blocks 0:10``."""
+        words: list[str] = []
+        blocks = [i for i in range(start, stop) if self.layers[i].kind is LayerKind.BLOCK]
+        first_block = next(
+            i for i, layer in enumerate(self.layers) if layer.kind is LayerKind.BLOCK
+        )
+        for i in range(start, stop):
+            if self.layers[i].kind is not LayerKind.BLOCK:
+                words.append(str(self.layers[i].kind))
+            elif i == blocks[0]:
+                words.append(f"blocks {i - first_block}:{blocks[-1] + 1 - first_block}")
+        return " + ".join(words)
