@@ -72,7 +72,7 @@ def load_commands() -> list[Command]:
     for name in COMMAND_MODULES:
         module_name = f"partwise.cli.{name}"
         try:
-            commands.append(cast(Command, importlib.import_module(module_name)))
+            commands.append(cast("Command", importlib.import_module(module_name)))
         except ModuleNotFoundError as exc:
             if exc.name != module_name:
                 raise
@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return abandon_stdout()
-    except (Exception, KeyboardInterrupt) as exc:  # the border: nothing passes it untranslated
+    # The border: nothing passes it untranslated.
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001
         return report_failure(exc, debug="--debug" in words)
     return code
 

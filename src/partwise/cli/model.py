@@ -105,11 +105,11 @@ def render_totals(model: Model) -> str:
     """What holds for the whole model, a line each."""
     from partwise.cli.format import format_bytes
 
+    weights = format_bytes(model.num_parameters * FP32_BYTES)
+    cache = format_bytes(kv_bytes_per_token(model))
     lines = [
-        f"{model.name} ({model.architecture}): {model.num_parameters:,} parameters, "
-        f"{format_bytes(model.num_parameters * FP32_BYTES)} at fp32",
-        f"context {model.context_tokens:,} tokens, KV cache "
-        f"{format_bytes(kv_bytes_per_token(model))} per token at fp32",
+        f"{model.name} ({model.architecture}): {model.num_parameters:,} parameters, {weights} at fp32",
+        f"context {model.context_tokens:,} tokens, KV cache {cache} per token at fp32",
     ]
     lines += [
         f"tied: {', '.join(aliases)} = {name}, counted once in the total"

@@ -1,0 +1,122 @@
+"""Models for tests: small random ones that transformers saves itself, and the real demo model."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Nothing in a test may ask the network for a model.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Seldom a test needs more than one core, and several processes share this machine.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+VOCAB_SIZE = 384
+CONTEXT_TOKENS = 512
+START, END, PAD = "<|start|>", "<|end|>", "<|pad|>"
+START_ID, END_ID, PAD_ID = VOCAB_SIZE - 3, VOCAB_SIZE - 2, VOCAB_SIZE - 1
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+SPECIAL_IDS = {"bos_token_id": START_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+SMOLLM2 = Path(__file__).parent.parent / "models" / "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama of 6 layers with grouped KV heads and a head of its own."""
+    return save_llama(tmp_path_factory.mktemp("tiny-llama"), seed=1, tied=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other weights and the head tied to the embedding."""
+    return save_llama(tmp_path_factory.mktemp("tiny-llama-tied"), seed=2, tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random gpt2 of 5 layers, tied."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_embd=64,
+        n_layer=5,
+        n_head=4,
+        n_positions=CONTEXT_TOKENS,
+        initializer_range=0.3,
+        **SPECIAL_IDS,
+    )
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    return save(GPT2LMHeadModel, config, folder, seed=3)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real model of the demo."""
+    if not (SMOLLM2 / "config.json").is_file():
+        pytest.fail(f"{SMOLLM2} is missing: run `make model` first", pytrace=False)
+    return SMOLLM2
+
+
+def save_llama(folder: Path, *, seed: int, tied: bool) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=0.3,
+        tie_word_embeddings=tied,
+        **SPECIAL_IDS,
+    )
+    return save(LlamaForCausalLM, config, folder, seed=seed)
+
+
+def save(network_class: Any, config: Any, folder: Path, *, seed: int) -> Path:
+    """Make a network whose every parameter matters to its logits, and save it."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = network_class(config)
+        with torch.no_grad():
+            # Norms start at one and biases at zero: a runner that drops one would pass unseen.
+            for parameter in network.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+    network.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer with a few merges; every id of the model decodes to something."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    merges = list(itertools.product("etaoinshrdlu", repeat=2))[: VOCAB_SIZE - 256 - 3]
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocab = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in (START, END, PAD)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=CONTEXT_TOKENS,
+        chat_template=CHAT_TEMPLATE,
+    )
+    fast.save_pretrained(folder)
