@@ -11,6 +11,9 @@ import pytest
 from partwise.errors import DigestMismatch, StoreError
 from partwise.store import Store
 
+# Python 3.12 warns of fork where a framework has started threads; these children use none.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
 BLOCK = 64
 """Bytes: 16 elements of fp32."""
 

@@ -11,6 +11,9 @@ import pytest
 from partwise.errors import StoreError
 from partwise.store.durable import locked, replace_file
 
+# Python 3.12 warns of fork where a framework has started threads; these children use none.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
 
 def test_the_lock_excludes_other_threads_and_its_wait_has_a_deadline(tmp_path: Path) -> None:
     with locked(tmp_path):
