@@ -34,8 +34,8 @@ def with_field(name: str, **fields: Any) -> dict[str, Any]:
 
 def write_shards(directory: Path, weight_map: dict[str, str]) -> None:
     (directory / INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    for name in TWO:
-        entry = TWO[name] | {"data_offsets": [0, 24 if name == "a" else 8]}
+    for name, row in TWO.items():
+        entry = row | {"data_offsets": [0, 24 if name == "a" else 8]}
         data = pack({name: entry}, num_data_bytes=entry["data_offsets"][1])
         (directory / f"{name}.safetensors").write_bytes(data)
 

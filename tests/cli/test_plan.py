@@ -1,0 +1,101 @@
+"""`partwise plan` from its arguments to its two streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from partwise.cli.main import main
+from partwise.distributor import read_plan, verify_plan
+from partwise.model import open_model
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tied gpt2 with a context longer than the default."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    config = GPT2Config(vocab_size=40, n_embd=24, n_layer=4, n_head=4, n_positions=5000)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+def test_the_table_names_servers_layers_and_sizes(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(directory), "--parts", "2"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert "1 sequence of 4,096 tokens" in lines[0]
+    assert "weights GiB  KV GiB  read per token %" in lines[2]
+    assert lines[4].startswith("local-0  part0  embedding + blocks 0:2")
+    assert lines[5].startswith("local-1  part1  blocks 2:4 + norm + head")
+    assert lines[6].startswith("total")
+    assert "transformer.wte.weight is tied and held by part0 and part1" in err
+    assert "3.75 KiB more" in err
+
+
+def test_the_json_adds_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--parts", "3", "--context", "100", "--sequences", "5", "--json"]
+    assert main(["plan", str(directory), *options]) == 0
+    document = json.loads(capsys.readouterr().out)
+    model = open_model(directory)
+    parts = document["parts"]
+    assert [row["server"] for row in parts] == ["local-0", "local-1", "local-2"]
+    assert [parts[0]["start_layer"], parts[-1]["stop_layer"]] == [0, len(model.layers)]
+    assert document["weight_bytes"] == sum(row["weight_bytes"] for row in parts)
+    assert document["weight_bytes"] == 4 * (model.num_parameters + 40 * 24)
+    assert document["kv_bytes"] == sum(row["kv_bytes"] for row in parts) == 4 * 4 * 48 * 100 * 5
+    assert sum(row["read_share_percent"] for row in parts) == pytest.approx(100)
+    assert document["replicated"] == [
+        {
+            "parameter": "transformer.wte.weight",
+            "parts": ["part0", "part2"],
+            "extra_weight_bytes": 4 * 40 * 24,
+        }
+    ]
+
+
+def test_one_part_holds_nothing_twice(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(directory), "--parts", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_plan_written_is_one_for_the_model(directory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    assert main(["plan", str(directory), "--parts", "2", "--out", str(out)]) == 0
+    plan = read_plan(out)
+    verify_plan(plan, open_model(directory), ["local-0", "local-1"])
+    assert len(plan.parts) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (
+            ["--parts", "8"],
+            1,
+            "8 parts are more than the 7 layers of tiny: ask for 7 parts or fewer",
+        ),
+        (["--parts", "0"], 2, "--parts is 0, it must be at least 1"),
+        (["--parts", "2", "--context", "0"], 2, "--context is 0, it must be at least 1"),
+        (["--parts", "2", "--sequences", "-1"], 2, "--sequences is -1, it must be at least 1"),
+        (["--parts", "2", "--context", "5001"], 2, "--context is 5001, tiny reads 5000 tokens"),
+        (["--parts", "2", "--out", "/absent/plan.json"], 1, "cannot write the plan to /absent"),
+        ([], 2, "--parts"),
+    ],
+)
+def test_bad_input_is_one_line(
+    directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert main(["plan", str(directory), *options]) == code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err

@@ -1,0 +1,80 @@
+"""The balanced strategy against every cut there is."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import combinations, pairwise
+
+import pytest
+
+from partwise.distributor import balance_layers
+from partwise.distributor.balanced import cut_evenly
+from partwise.errors import PlanError
+from partwise.model import Model
+
+
+def judge(weights: list[int], bounds: tuple[int, ...]) -> tuple[int, int]:
+    """The largest run, then how uneven the runs are."""
+    runs = [sum(weights[start:stop]) for start, stop in pairwise(bounds)]
+    return max(runs), sum(run**2 for run in runs)
+
+
+def test_no_cut_is_better_than_the_one_chosen() -> None:
+    rng = random.Random(1)
+    for _ in range(400):
+        weights = [rng.choice([0, 1, 1, 2, 3, 7, 20]) for _ in range(rng.randint(1, 8))]
+        num_parts = rng.randint(1, len(weights))
+        bounds = tuple(cut_evenly(weights, num_parts))
+        every_cut = [
+            (0, *cuts, len(weights)) for cuts in combinations(range(1, len(weights)), num_parts - 1)
+        ]
+        assert bounds in every_cut
+        assert judge(weights, bounds) == min(judge(weights, cut) for cut in every_cut)
+
+
+def test_a_large_model_is_cut_in_a_second() -> None:
+    weights = [16384, *[3_000_000_000] * 126, 16384, 2_000_000_000]
+    started = time.perf_counter()
+    for num_parts in (2, 16, 64, 129):
+        assert len(cut_evenly(weights, num_parts)) == num_parts + 1
+    assert time.perf_counter() - started < 1
+
+
+def test_an_embedding_weighs_the_row_it_reads_and_the_head_its_whole_table(model: Model) -> None:
+    plan = balance_layers(model, ["a", "b"])
+    reads = [layer.read_elements_per_token for layer in model.layers]
+    assert reads[0] == 16
+    assert reads[-1] == 30 * 16
+    halves = [sum(reads[stage.start : stage.stop]) for stage in plan.stages]
+    assert abs(halves[0] - halves[1]) <= max(reads)
+
+
+def test_parts_links_and_servers_follow_the_layers(model: Model) -> None:
+    plan = balance_layers(model, ["x", "y", "z"], plan_version=7)
+    assert [(p.name, p.server) for p in plan.parts] == [
+        ("part0", "x"),
+        ("part1", "y"),
+        ("part2", "z"),
+    ]
+    assert [(link.source, link.target) for link in plan.links] == [
+        ("part0", "part1"),
+        ("part1", "part2"),
+    ]
+    assert [stage.members[0].part for stage in plan.stages] == ["part0", "part1", "part2"]
+    assert (plan.strategy, plan.plan_version) == ("balanced", 7)
+
+
+def test_more_parts_than_layers_names_both_numbers(model: Model) -> None:
+    with pytest.raises(PlanError, match=r"8 parts are more than the 7 layers of tiny: ask for 7"):
+        balance_layers(model, [str(i) for i in range(8)])
+
+
+def test_no_server_is_refused(model: Model) -> None:
+    with pytest.raises(PlanError, match="at least 1 server, got 0"):
+        balance_layers(model, [])
+
+
+def test_a_server_named_twice_is_refused(model: Model) -> None:
+    with pytest.raises(PlanError, match="'part0' and 'part2' are both on server 'a'"):
+        balance_layers(model, ["a", "b", "a"])
