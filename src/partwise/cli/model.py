@@ -107,8 +107,9 @@ def render_totals(model: Model) -> str:
 
     weights = format_bytes(model.num_parameters * FP32_BYTES)
     cache = format_bytes(kv_bytes_per_token(model))
+    name = f"{model.name} ({model.architecture})"
     lines = [
-        f"{model.name} ({model.architecture}): {model.num_parameters:,} parameters, {weights} at fp32",
+        f"{name}: {model.num_parameters:,} parameters, {weights} at fp32",
         f"context {model.context_tokens:,} tokens, KV cache {cache} per token at fp32",
     ]
     lines += [
