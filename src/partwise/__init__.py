@@ -1,0 +1,56 @@
+"""Deploy one neural network in parts over several servers, and run it there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from partwise.version import __version__
+
+if TYPE_CHECKING:
+    from partwise.deployment import Answer, DeployOptions, Net, PartReport, deploy
+    from partwise.distributor import Plan, balance_layers
+    from partwise.engine.sequence import Generation, Request, Token
+    from partwise.errors import PartwiseError
+    from partwise.model import Model, open_model
+
+_HOMES = {
+    "Answer": "partwise.deployment",
+    "DeployOptions": "partwise.deployment",
+    "Generation": "partwise.engine.sequence",
+    "Model": "partwise.model",
+    "Net": "partwise.deployment",
+    "PartReport": "partwise.deployment",
+    "PartwiseError": "partwise.errors",
+    "Plan": "partwise.distributor",
+    "Request": "partwise.engine.sequence",
+    "Token": "partwise.engine.sequence",
+    "balance_layers": "partwise.distributor",
+    "deploy": "partwise.deployment",
+    "open_model": "partwise.model",
+}
+
+__all__ = [
+    "Answer",
+    "DeployOptions",
+    "Generation",
+    "Model",
+    "Net",
+    "PartReport",
+    "PartwiseError",
+    "Plan",
+    "Request",
+    "Token",
+    "__version__",
+    "balance_layers",
+    "deploy",
+    "open_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used: the command line starts fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'partwise' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

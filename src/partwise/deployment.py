@@ -1,0 +1,349 @@
+"""The Python interface: deploy a model over servers, generate with it.
+
+with partwise.deploy("models/SmolLM2-135M-Instruct", parts=3) as net:
+    for piece in net.generate("What is the capital of France?"):
+        print(piece, end="")
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from partwise.distributor import Plan, balance_layers, measure_holding, verify_plan
+from partwise.engine.assembly import Assembly
+from partwise.engine.assembly import Deployment as Target
+from partwise.engine.coordinator import STEP_S, Coordinator
+from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS, Limits
+from partwise.engine.sequence import FinishReason, Generation, Request
+from partwise.engine.text import Text
+from partwise.errors import PromptError, UsageError
+from partwise.launch.local import LocalServers, share_cpus
+from partwise.model import Model, open_model
+from partwise.remote.authenticate import new_token, read_token
+from partwise.remote.messages import Counters, Stats
+from partwise.remote.tcp import TcpTransport
+from partwise.remote.transport import Address, parse_address
+
+DEFAULT_MAX_TOKENS = 256
+
+
+def _ignore_progress(done_bytes: int, total_bytes: int) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """How a deployment runs.
+
+    ``threads`` a server (0: the processors of this machine, shared evenly among its servers;
+    on other hosts each server decides). ``is_pinned`` gives each local server processors of
+    its own. ``max_in_flight`` microbatches (0: one a part). ``token_file`` holds the cluster
+    token of servers on other hosts. ``on_load(done_bytes, total_bytes)`` follows loading.
+    """
+
+    threads: int = 0
+    is_pinned: bool = False
+    is_deterministic: bool = False
+    max_in_flight: int = 0
+    chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    step_timeout_s: float = STEP_S
+    token_file: Path | None = None
+    on_load: Callable[[int, int], None] = field(default=_ignore_progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """What one part holds, and what it did for decode tokens; None before the first one.
+
+    ``hop_ms_per_token`` is the way to this part, from the one before or the coordinator.
+    """
+
+    name: str
+    server: str
+    layers: str
+    weight_bytes: int
+    resident_bytes: int
+    compute_ms_per_token: float | None
+    wait_ms_per_token: float | None
+    hop_ms_per_token: float | None
+    sent_bytes_per_token: float | None
+
+
+class Answer:
+    """A running generation as text. Iterating gives its pieces as they come.
+
+    ``token_ids`` grow as it runs; ``finish_reason`` is set at its end.
+    """
+
+    def __init__(self, generation: Generation, text: Text) -> None:
+        self.token_ids: list[int] = []
+        self.generation = generation
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        return self._text.stream(self._ids())
+
+    def _ids(self) -> Iterator[int]:
+        for token in self.generation:
+            self.token_ids.append(token.token_id)
+            yield token.token_id
+
+    def cancel(self) -> None:
+        """Stop generating."""
+        self.generation.cancel()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._text.decode(self.token_ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.generation.request.prompt_ids)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None while it runs."""
+        return self.generation.finish_reason
+
+
+class Net:
+    """A model deployed over servers. A context manager: leaving it ends what it started.
+
+    Methods may be called from any thread; several generations run at once.
+    """
+
+    def __init__(
+        self, model: Model, plan: Plan, text: Text, coordinator: Coordinator, assembly: Assembly
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.text = text
+        self._coordinator = coordinator
+        self._assembly = assembly
+        self._local: LocalServers | None = None
+
+    def generate(
+        self, prompt: str, *, max_tokens: int = DEFAULT_MAX_TOKENS, chat: bool | None = None
+    ) -> Answer:
+        """Answer ``prompt``: as a chat message (the default if the model has a chat
+        template), or as text to go on from.
+
+        Raises:
+            PromptError: an empty prompt, or one that does not fit the model's context.
+        """
+        is_chat = self.text.has_chat_template if chat is None else chat
+        ids = self.text.encode_chat(prompt) if is_chat else self.text.encode(prompt)
+        room = self.model.context_tokens - len(ids)
+        request = Request(
+            prompt_ids=ids,
+            max_tokens=min(max_tokens, max(room, 1)),
+            stop_ids=self.text.stop_ids,
+        )
+        return Answer(self.submit(request), self.text)
+
+    def submit(self, request: Request) -> Generation:
+        """Run a request of token ids.
+
+        Raises:
+            PromptError: prompt and ``max_tokens`` exceed the context, or an id is not in the
+                vocabulary.
+        """
+        length, context = len(request.prompt_ids), self.model.context_tokens
+        if length >= context:
+            raise PromptError(
+                f"the prompt has {length} tokens and the context of {self.model.name} is"
+                f" {context}: shorten it to {context - 1} or fewer"
+            )
+        if length + request.max_tokens > context:
+            raise PromptError(
+                f"{length} prompt tokens and {request.max_tokens} new ones exceed the context of"
+                f" {context}: ask for {context - length} or fewer"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.model.vocab_size:
+            raise PromptError(
+                f"a token id is outside the vocabulary 0..{self.model.vocab_size - 1}"
+            )
+        return self._coordinator.submit(request)
+
+    def counters(self) -> list[Stats]:
+        """Every part's counters since it was deployed, in stage order."""
+        return self._coordinator.stats()
+
+    def reports(self, before: Sequence[Stats] | None = None) -> list[PartReport]:
+        """What every part did, since ``before`` (an earlier `counters`) or since it started."""
+        now = self.counters()
+        earlier = [s.counters for s in before] if before else [Counters() for _ in now]
+        return [self._report(index, stats, earlier[index]) for index, stats in enumerate(now)]
+
+    def _report(self, index: int, stats: Stats, before: Counters) -> PartReport:
+        entry = self._assembly.parts[index]
+        stage = self.plan.stage_of(entry.part.name)
+        now = stats.counters
+        tokens, passes = now.tokens - before.tokens, now.passes - before.passes
+
+        def per(count: int, value: float) -> float | None:
+            return value / count if count else None
+
+        return PartReport(
+            name=entry.part.name,
+            server=entry.part.server,
+            layers=self.model.describe_range(stage.start, stage.stop),
+            weight_bytes=measure_holding(self.plan, self.model, entry.part.name).weight_bytes,
+            resident_bytes=stats.resident_bytes,
+            compute_ms_per_token=per(tokens, (now.compute_ns - before.compute_ns) / 1e6),
+            wait_ms_per_token=per(tokens, (now.wait_ns - before.wait_ns) / 1e6),
+            hop_ms_per_token=per(passes, (now.hop_ns - before.hop_ns) / 1e6),
+            sent_bytes_per_token=per(tokens, now.sent_bytes - before.sent_bytes),
+        )
+
+    @property
+    def memory(self) -> list[tuple[str, int, int, int]]:
+        """For each part: name, weight bytes, resident bytes after loading, and those of its
+        server before."""
+        return [
+            (e.part.name, e.loaded.weight_bytes, e.loaded.resident_bytes,
+             e.loaded.empty_resident_bytes)
+            for e in self._assembly.parts if e.loaded is not None
+        ]  # fmt: skip
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the servers of this machine that the deployment started, by name."""
+        return self._local.pids if self._local is not None else {}
+
+    def close(self) -> None:
+        """End every generation and every server that the deployment started."""
+        self._coordinator.close()
+        if self._local is not None:
+            self._local.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def deploy(
+    model: str | Path,
+    *,
+    parts: int | None = None,
+    servers: Sequence[str] = (),
+    plan: Plan | None = None,
+    options: DeployOptions = DeployOptions(),  # noqa: B008
+) -> Net:
+    """Deploy the model in the directory ``model`` and wait until every part is ready.
+
+    ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
+    elsewhere and see the model at the same path. A ``plan`` says which part goes to which
+    server; without one layers are balanced by the bytes that a token reads.
+
+    Raises:
+        ModelError, PlanError: the model cannot be deployed so.
+        LaunchError, RemoteError, PartFailed: a server did not get ready.
+    """
+    path = Path(model).resolve()
+    if servers and parts is not None and parts != len(servers):
+        raise UsageError(f"{parts} parts and {len(servers)} servers: give one or the other")
+    if plan is not None and parts is not None and parts != len(plan.parts):
+        raise UsageError(f"{parts} parts and a plan of {len(plan.parts)}: give one or the other")
+    described = open_model(path)
+    addresses = {text: parse_address(text) for text in servers}
+    if plan is None:
+        names = list(addresses) or [f"local-{i}" for i in range(parts or 1)]
+        plan = balance_layers(described, names)
+    else:
+        verify_plan(plan, described, set(addresses) or None)
+    if addresses:
+        return _deploy_listening(path, described, plan, addresses, options)
+    return _deploy_local(path, described, plan, options)
+
+
+def _deploy_listening(
+    path: Path, model: Model, plan: Plan, addresses: dict[str, Address], options: DeployOptions
+) -> Net:
+    if options.token_file is None:
+        raise UsageError("--servers needs --token-file, the token that the servers were given")
+    transport = TcpTransport(read_token(options.token_file))
+    target = _target(path, plan, addresses, options.threads, options)
+    return _assemble(model, Text(path), target, transport, options)
+
+
+def _deploy_local(path: Path, model: Model, plan: Plan, options: DeployOptions) -> Net:
+    token = new_token()
+    threads = options.threads or max(1, _num_processors() // len(plan.parts))
+    cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
+    if options.is_pinned:
+        cpus = share_cpus(len(plan.parts), threads)
+    local = LocalServers(model.architecture, token)
+    try:
+        text = Text(path)  # while the servers start
+        addresses = local.start([part.server for part in plan.parts], cpus)
+        target = _target(path, plan, addresses, threads, options, local.explain)
+        net = _assemble(model, text, target, TcpTransport(token), options)
+    except BaseException:
+        local.close()
+        raise
+    net._local = local
+    return net
+
+
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _explain_nothing(server: str) -> str:
+    """Servers on other hosts keep their last words to themselves."""
+    return ""
+
+
+def _target(
+    path: Path,
+    plan: Plan,
+    addresses: dict[str, Address],
+    threads: int,
+    options: DeployOptions,
+    explain: Callable[[str], str] = _explain_nothing,
+) -> Target:
+    return Target(
+        name=secrets.token_hex(8),
+        plan=plan,
+        model_path=str(path),
+        addresses=addresses,
+        threads=threads,
+        is_deterministic=options.is_deterministic,
+        on_progress=options.on_load,
+        explain=explain,
+    )
+
+
+def _assemble(
+    model: Model, text: Text, target: Target, transport: TcpTransport, options: DeployOptions
+) -> Net:
+    assembly = Assembly(target, transport)
+    limits = Limits(
+        max_in_flight=options.max_in_flight or len(target.plan.stages),
+        chunk_tokens=options.chunk_tokens,
+        is_deterministic=options.is_deterministic,
+    )
+    coordinator = Coordinator(
+        assembly,
+        limits,
+        plan_version=target.plan.plan_version,
+        explain=target.explain,
+        step_s=options.step_timeout_s,
+    )
+    return Net(model, target.plan, text, coordinator, assembly)

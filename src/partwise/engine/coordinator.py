@@ -1,0 +1,328 @@
+"""Drives the parts: composes steps, sends them to the first part, takes picks from the last.
+
+One thread owns all links and the scheduler. Other threads talk to it through a queue of
+commands and a wake-up descriptor. Activations never come here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from partwise.engine.assembly import Assembly, PartLink, estimate_clock, failure, loss
+from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
+from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
+from partwise.errors import DeadlineExceeded, FrameError, PartwiseError, PromptError, RemoteError
+from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.link import Link
+from partwise.remote.messages import (
+    AnyMessage,
+    Failed,
+    GetStats,
+    Message,
+    Ping,
+    Pong,
+    Refused,
+    Release,
+    Stats,
+    decode_message,
+    message_frame,
+)
+
+STEP_S = 60.0
+ANSWER_S = 3.0
+"""How long a part may take to answer a ping before it is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """A microbatch under way and when it left."""
+
+    microbatch: Microbatch
+    time_s: float
+
+
+@dataclass(slots=True)
+class _Diagnosis:
+    """A step is late: which parts answered a ping since."""
+
+    sent: _Sent
+    stop_s: float
+    pongs: dict[str, Pong]
+
+
+class Coordinator:
+    """Runs sequences over an assembled deployment. Methods may be called from any thread.
+
+    After an error every generation ends with it, and so does each later call.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        limits: Limits,
+        *,
+        plan_version: int,
+        explain: Callable[[str], str],
+        step_s: float = STEP_S,
+    ) -> None:
+        self._parts = assembly.parts
+        self._poller = assembly.poller
+        self._poller.take_over(self._on_frame, self._on_lost)
+        self._plan_version = plan_version
+        self._explain = explain
+        self._step_s = step_s
+        self._scheduler = Scheduler(limits)
+        self._generations: dict[int, Generation] = {}
+        self._sequences: dict[int, Sequence] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._diagnosis: _Diagnosis | None = None
+        self._stats: dict[int, tuple[queue.SimpleQueue[list[Stats]], list[Stats | None]]] = {}
+        self._numbers = itertools.count(1)
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.add(self._event, self._on_commands)
+        self._error: PartwiseError | None = None
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # Called from any thread
+
+    def submit(self, request: Request) -> Generation:
+        """Start generating.
+
+        Raises:
+            PartwiseError: the engine failed before, or is closed.
+        """
+        self._check()
+        number = next(self._numbers)
+        generation = Generation(
+            request,
+            cancel=lambda: self._command(lambda: self._cancel(number)),
+            wait_s=self._step_s * 2 + ANSWER_S,
+        )
+        self._command(lambda: self._start(number, generation))
+        return generation
+
+    def stats(self) -> list[Stats]:
+        """Every part's counters, in stage order, hop times corrected for the clocks.
+
+        Raises:
+            DeadlineExceeded: a part does not answer.
+        """
+        self._check()
+        answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
+        self._command(lambda: self._ask_stats(answer))
+        try:
+            return answer.get(timeout=self._step_s)
+        except queue.Empty as exc:
+            self._check()
+            raise DeadlineExceeded(f"no counters from every part in {self._step_s:g} s") from exc
+
+    def close(self) -> None:
+        """End every generation and let the servers go."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._command(lambda: None)
+        self._thread.join(timeout=self._step_s)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._is_closed:
+            raise PromptError("the deployment is closed: deploy the model again")
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.put(command)
+        os.eventfd_write(self._event, 1)
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closed:
+                self._poller.poll(0.5)
+                self._send_ready()
+                self._watch_deadlines()
+        except PartwiseError as exc:
+            self._error = exc
+        except Exception as exc:
+            self._error = PartwiseError(f"the engine stopped: {type(exc).__name__}: {exc}")
+            self._error.__cause__ = exc
+        finally:
+            self._poller.close()
+            for generation in self._generations.values():
+                generation.put(self._error or FinishReason.CANCELLED)
+
+    def _on_commands(self) -> None:
+        os.eventfd_read(self._event)
+        while not self._commands.empty():
+            self._commands.get()()
+
+    def _start(self, number: int, generation: Generation) -> None:
+        self._generations[number] = generation
+        self._sequences[number] = self._scheduler.add(number, generation.request)
+
+    def _cancel(self, number: int) -> None:
+        sequence = self._sequences.get(number)
+        if sequence is not None and not sequence.is_finished:
+            self._scheduler.finish(sequence)
+            self._end(sequence, FinishReason.CANCELLED)
+            self._release_idle()
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        del self._sequences[sequence.number]
+        self._generations.pop(sequence.number).put(reason)
+
+    def _send_ready(self) -> None:
+        while (microbatch := self._scheduler.next_microbatch()) is not None:
+            frame = Frame(
+                kind=FrameKind.FORWARD,
+                plan_version=self._plan_version,
+                microbatch=microbatch.number,
+                step=microbatch.step,
+                rows=microbatch.rows,
+                tensors=(np.array(microbatch.tokens, np.int64),),
+            )
+            self._sent[microbatch.number] = _Sent(microbatch=microbatch, time_s=time.monotonic())
+            self._send(self._parts[0], frame)
+
+    def _send(self, entry: PartLink, frame: Frame) -> None:
+        try:
+            entry.link.send(frame)
+        except RemoteError as exc:
+            self._poller.lose(entry.link, exc)
+
+    def _tell(self, entry: PartLink, message: Message) -> None:
+        self._send(entry, message_frame(message, self._plan_version))
+
+    def _entry(self, link: Link) -> PartLink:
+        return next(entry for entry in self._parts if entry.link is link)
+
+    def _on_frame(self, link: Link, frame: Frame) -> None:
+        if frame.kind is FrameKind.CONTROL:
+            self._on_message(self._entry(link), decode_message(frame))
+            return
+        if frame.kind is not FrameKind.RESULT or frame.plan_version != self._plan_version:
+            raise FrameError(f"{link.name} sent a {frame.kind.name} frame to the coordinator")
+        self._on_result(link, frame)
+
+    def _on_result(self, link: Link, frame: Frame) -> None:
+        self._sent.pop(frame.microbatch, None)
+        picks = self._scheduler.complete(frame.microbatch, frame.tensors[0].tolist())
+        for pick in picks:
+            self._report(pick, frame)
+        link.release(frame)
+        # The next step leaves before anything else is done: parts wait for it.
+        self._send_ready()
+        self._release_idle()
+
+    def _report(self, pick: Pick, frame: Frame) -> None:
+        sequence = pick.sequence
+        if not pick.is_stop:
+            self._generations[sequence.number].put(_token(pick, frame, sequence.request))
+        if pick.finish_reason is not None:
+            self._end(sequence, pick.finish_reason)
+
+    def _release_idle(self) -> None:
+        idle = self._scheduler.take_idle()
+        if idle:
+            message = Release(sequences=tuple(sequence.number for sequence in idle))
+            for entry in self._parts:
+                self._tell(entry, message)
+
+    def _on_message(self, entry: PartLink, message: AnyMessage) -> None:
+        match message:
+            case Stats():
+                self._on_stats(entry, message)
+            case Pong():
+                estimate_clock(entry, message)
+                if self._diagnosis is not None:
+                    self._diagnosis.pongs[entry.part.name] = message
+            case Failed():
+                raise failure(entry.part, message)
+            case Refused():
+                raise FrameError(
+                    f"{entry.part.name} refused step {message.step}"
+                    f" (plan_version {self._plan_version}): {message.text}"
+                )
+            case _:
+                raise FrameError(f"{entry.part.name} sent {type(message).__name__} while serving")
+
+    def _on_lost(self, link: Link, error: RemoteError) -> None:
+        raise loss(self._entry(link).part, error, self._explain)
+
+    # Counters
+
+    def _ask_stats(self, answer: queue.SimpleQueue[list[Stats]]) -> None:
+        number = next(self._numbers)
+        self._stats[number] = (answer, [None] * len(self._parts))
+        for entry in self._parts:
+            self._tell(entry, GetStats(number=number))
+
+    def _on_stats(self, entry: PartLink, message: Stats) -> None:
+        answer, collected = self._stats[message.number]
+        index = self._parts.index(entry)
+        # The first part's frames come from here, the others' from the part before.
+        ahead_ns = self._parts[index - 1].clock_offset_ns if index else 0
+        message.counters.hop_ns -= message.counters.passes * (entry.clock_offset_ns - ahead_ns)
+        collected[index] = message
+        complete = [stats for stats in collected if stats is not None]
+        if len(complete) == len(collected):
+            del self._stats[message.number]
+            answer.put(complete)
+
+    # Deadlines
+
+    def _watch_deadlines(self) -> None:
+        now_s = time.monotonic()
+        if self._diagnosis is not None:
+            if self._diagnosis.sent.microbatch.number not in self._sent:
+                self._diagnosis = None
+            elif now_s > self._diagnosis.stop_s:
+                raise self._name_the_late(self._diagnosis)
+            return
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is not None and now_s - oldest.time_s > self._step_s:
+            self._diagnosis = _Diagnosis(sent=oldest, stop_s=now_s + ANSWER_S, pongs={})
+            for entry in self._parts:
+                self._tell(entry, Ping(number=0, sent_ns=time.monotonic_ns()))
+
+    def _name_the_late(self, diagnosis: _Diagnosis) -> DeadlineExceeded:
+        step = diagnosis.sent.microbatch.step
+        where = f"at step {step} (plan_version {self._plan_version})"
+        for entry in self._parts:
+            pong = diagnosis.pongs.get(entry.part.name)
+            who = f"{entry.part.name} on server {entry.part.server!r}"
+            if pong is None:
+                return DeadlineExceeded(
+                    f"{who} does not answer {where}: nothing for {self._step_s + ANSWER_S:g} s;"
+                    " is its host alive?"
+                )
+            if pong.finished_step < step:
+                doing = "computes" if pong.received_step >= step else "still waits for its input"
+                return DeadlineExceeded(
+                    f"{who} {doing} {where} after {self._step_s:g} s: give it fewer layers, or a"
+                    " longer --step-timeout"
+                )
+        return DeadlineExceeded(f"every part finished {where}, but no result came: try again")
+
+
+def _token(pick: Pick, frame: Frame, request: Request) -> Token:
+    """The token of a pick, with what was asked for; copies what lives in the frame."""
+    logprob = logits = None
+    for tensor in frame.tensors[1:]:
+        if tensor.ndim == 1 and request.wants_logprobs:
+            logprob = float(tensor[pick.index])
+        elif tensor.ndim == 2 and request.wants_logits:
+            logits = np.array(tensor[pick.index], np.float32)
+    return Token(token_id=pick.token_id, logprob=logprob, logits=logits)

@@ -1,0 +1,190 @@
+"""Which rows run together next: pure, no IO and no clock.
+
+A pipeline of P stages is busy only with P microbatches in flight, so the running sequences
+are spread over that many: each decode microbatch takes its share of them, first come first
+served, and shares even out by themselves as microbatches return. Prompts go in chunks that
+fill a microbatch up to a number of tokens; chunks of one prompt follow each other through
+the stages without waiting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from partwise.engine.sequence import FinishReason, Request, Sequence
+from partwise.errors import FrameError
+from partwise.remote.frame import Row, RowFlag
+
+PREFILL_CHUNK_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much may be under way at once.
+
+    ``is_deterministic``: one row a microbatch, so that every sequence is computed by the same
+    calls whatever runs beside it.
+    """
+
+    max_in_flight: int
+    chunk_tokens: int = PREFILL_CHUNK_TOKENS
+    max_rows: int = 64
+    max_sequences: int = 256
+    is_deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatch:
+    """Rows to compute together: ``tokens`` of all of them, one after the other."""
+
+    number: int
+    step: int
+    rows: tuple[Row, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """What the last part picked for one sequence. ``index`` counts the picks of its
+    microbatch; ``is_stop`` says that the token ends the sequence and is not part of it."""
+
+    sequence: Sequence
+    index: int
+    token_id: int
+    finish_reason: FinishReason | None
+
+    @property
+    def is_stop(self) -> bool:
+        return self.finish_reason is FinishReason.STOP
+
+
+class Scheduler:
+    """The sequences that run or wait, and the microbatches in flight."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.in_flight: dict[int, Microbatch] = {}
+        self._running: dict[int, Sequence] = {}
+        self._waiting: deque[Sequence] = deque()
+        self._ready: deque[Sequence] = deque()
+        self._prefilling: deque[Sequence] = deque()
+        self._next_number = 0
+        self._next_step = 1
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self._running) + len(self._waiting)
+
+    def add(self, number: int, request: Request) -> Sequence:
+        """Let a request run as soon as there is room."""
+        sequence = Sequence(number=number, request=request, tokens=list(request.prompt_ids))
+        self._waiting.append(sequence)
+        return sequence
+
+    def finish(self, sequence: Sequence) -> None:
+        """Schedule no more of ``sequence``; what is in flight still returns."""
+        sequence.is_finished = True
+
+    def take_idle(self) -> list[Sequence]:
+        """Finished sequences of which nothing is in flight any more, forgotten here."""
+        idle = [s for s in self._running.values() if s.is_finished and not s.num_in_flight]
+        for sequence in idle:
+            del self._running[sequence.number]
+        never_ran = [s for s in self._waiting if s.is_finished]
+        for sequence in never_ran:
+            self._waiting.remove(sequence)
+        return idle
+
+    def next_microbatch(self) -> Microbatch | None:
+        """The next rows to send to the first part, if any may go now."""
+        if len(self.in_flight) >= self.limits.max_in_flight:
+            return None
+        while self._waiting and len(self._running) < self.limits.max_sequences:
+            sequence = self._waiting.popleft()
+            self._running[sequence.number] = sequence
+            self._prefilling.append(sequence)
+        rows: list[Row] = []
+        tokens: list[int] = []
+        self._take_decode(rows, tokens)
+        if not (rows and self.limits.is_deterministic):
+            self._take_prefill(rows, tokens)
+        if not rows:
+            return None
+        microbatch = Microbatch(
+            number=self._next_number, step=self._next_step, rows=tuple(rows), tokens=tuple(tokens)
+        )
+        self._next_number += 1
+        self._next_step += 1
+        self.in_flight[microbatch.number] = microbatch
+        return microbatch
+
+    def _take_decode(self, rows: list[Row], tokens: list[int]) -> None:
+        """Its share of the decoding sequences, so that each slot in flight gets as many."""
+        num_decoding = sum(not s.is_prefilling for s in self._running.values())
+        share = -(-num_decoding // self.limits.max_in_flight)
+        share = 1 if self.limits.is_deterministic else min(share, self.limits.max_rows)
+        while self._ready and len(rows) < share:
+            sequence = self._ready.popleft()
+            if not sequence.is_finished:
+                self._put(sequence, 1, rows, tokens)
+
+    def _take_prefill(self, rows: list[Row], tokens: list[int]) -> None:
+        """Chunks of prompts, up to the number of tokens a microbatch may have."""
+        limits = self.limits
+        while self._prefilling and len(rows) < limits.max_rows:
+            room = limits.chunk_tokens - len(tokens)
+            sequence = self._prefilling[0]
+            if sequence.is_finished:
+                self._prefilling.popleft()
+                continue
+            left = len(sequence.request.prompt_ids) - sequence.num_sent
+            count = min(left, room)
+            if count <= 0:
+                return
+            self._put(sequence, count, rows, tokens)
+            if count == left:
+                self._prefilling.popleft()
+            if limits.is_deterministic:
+                return
+
+    def _put(self, sequence: Sequence, count: int, rows: list[Row], tokens: list[int]) -> None:
+        position = sequence.num_sent
+        new = sequence.tokens[position : position + count]
+        asks = position + count == len(sequence.tokens)
+        flags = sequence.request.flags if asks else RowFlag.NONE
+        rows.append(Row(sequence.number, position, count, int(flags)))
+        tokens.extend(new)
+        sequence.num_sent += count
+        sequence.num_in_flight += 1
+
+    def complete(self, number: int, ids: list[int]) -> list[Pick]:
+        """Take the picks of a microbatch that came back; empty for one that came before.
+
+        Raises:
+            FrameError: the last part returned another number of ids than was asked for.
+        """
+        microbatch = self.in_flight.pop(number, None)
+        if microbatch is None:
+            return []
+        asking = [row for row in microbatch.rows if row.flags & RowFlag.PICK]
+        if len(asking) != len(ids):
+            raise FrameError(
+                f"step {microbatch.step} returned {len(ids)} ids for {len(asking)} sequences"
+            )
+        for row in microbatch.rows:
+            self._running[row.sequence].num_in_flight -= 1
+        picks = []
+        for index, (row, token_id) in enumerate(zip(asking, ids, strict=True)):
+            sequence = self._running[row.sequence]
+            if sequence.is_finished:
+                continue
+            reason = sequence.accept(token_id)
+            picks.append(
+                Pick(sequence=sequence, index=index, token_id=token_id, finish_reason=reason)
+            )
+            if reason is None:
+                self._ready.append(sequence)
+            else:
+                self.finish(sequence)
+        return picks

@@ -1,0 +1,151 @@
+"""One request's tokens while it runs, and the handle by which its caller follows it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from partwise.errors import DeadlineExceeded, PartwiseError, PromptError
+from partwise.remote.frame import RowFlag
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to generate. ``stop_ids`` end the sequence and are not returned.
+
+    Raises:
+        PromptError: an empty prompt, or ``max_tokens`` below 1.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    wants_logprobs: bool = False
+    wants_logits: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise PromptError("the prompt is empty: give at least one token")
+        if self.max_tokens < 1:
+            raise PromptError(f"max_tokens is {self.max_tokens}: ask for at least 1")
+
+    @property
+    def flags(self) -> RowFlag:
+        """What the last part is asked for."""
+        flags = RowFlag.PICK
+        if self.wants_logprobs:
+            flags |= RowFlag.LOGPROB
+        if self.wants_logits:
+            flags |= RowFlag.LOGITS
+        return flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One generated token. ``logits`` has shape (vocabulary,)."""
+
+    token_id: int
+    logprob: float | None = None
+    logits: npt.NDArray[np.float32] | None = None
+
+
+class Generation:
+    """A running request. Iterating gives its tokens as they come, from any one thread.
+
+    ``wait_s`` bounds the wait for each token, beyond the engine's own deadlines.
+    """
+
+    def __init__(self, request: Request, cancel: Callable[[], None], wait_s: float) -> None:
+        self.request = request
+        self.finish_reason: FinishReason | None = None
+        self.submitted_s = time.monotonic()
+        self.token_times_s: list[float] = []
+        self._cancel = cancel
+        self._wait_s = wait_s
+        self._events: queue.SimpleQueue[Token | FinishReason | PartwiseError] = queue.SimpleQueue()
+
+    def put(self, event: Token | FinishReason | PartwiseError) -> None:
+        """The engine's side: a token, the end, or why it failed."""
+        if isinstance(event, Token):
+            self.token_times_s.append(time.monotonic())
+        self._events.put(event)
+
+    def cancel(self) -> None:
+        """Stop generating; iteration ends with FinishReason.CANCELLED."""
+        self._cancel()
+
+    def __iter__(self) -> Iterator[Token]:
+        while self.finish_reason is None:
+            try:
+                event = self._events.get(timeout=self._wait_s)
+            except queue.Empty as exc:
+                raise DeadlineExceeded(
+                    f"no token came in {self._wait_s:g} s: the engine is stuck"
+                ) from exc
+            if isinstance(event, PartwiseError):
+                raise event
+            if isinstance(event, FinishReason):
+                self.finish_reason = event
+                return
+            yield event
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds from submission to the first token."""
+        return self.token_times_s[0] - self.submitted_s if self.token_times_s else None
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Tokens after the first over the time they took."""
+        times = self.token_times_s
+        if len(times) < 2:
+            return None
+        return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The scheduler's view of a running request.
+
+    ``num_sent`` tokens are on their way through the parts or already computed; the tokens
+    themselves are the prompt's, then the generated ones.
+    """
+
+    number: int
+    request: Request
+    tokens: list[int]
+    num_sent: int = 0
+    num_in_flight: int = 0
+    is_finished: bool = False
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.num_sent < len(self.request.prompt_ids)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a token to compute that is not under way."""
+        return not self.is_finished and self.num_sent < len(self.tokens)
+
+    def accept(self, token_id: int) -> FinishReason | None:
+        """Take the token that the last part picked; says whether it ends the sequence."""
+        if token_id in self.request.stop_ids:
+            return FinishReason.STOP
+        self.tokens.append(token_id)
+        self.generated.append(token_id)
+        return FinishReason.LENGTH if len(self.generated) >= self.request.max_tokens else None

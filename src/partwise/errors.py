@@ -1,0 +1,95 @@
+"""The errors a user of partwise can meet.
+
+    PartwiseError
+    ├── UsageError             a combination of options that means nothing (exit code 2)
+    ├── ModelError             the model directory cannot be deployed
+    │   ├── UnknownArchitecture
+    │   └── DamagedModel       a shard is missing, truncated or contradicts its header
+    ├── StoreError             the parameter store cannot be read or written
+    │   └── DigestMismatch     bytes differ from those first read
+    ├── PlanError              a plan that does not tile the model, or for another model
+    ├── PromptError            a prompt that cannot be run (empty, longer than the context)
+    ├── RemoteError            between two servers
+    │   ├── FrameError         bytes that are not a valid frame
+    │   ├── AuthenticationError
+    │   ├── LinkClosed         the other side went away
+    │   └── DeadlineExceeded   the other side did not answer in time
+    ├── PartFailed             a part stopped; carries its name
+    │   └── NotFinite          its output held NaN or infinity
+    └── LaunchError            a server could not be started or found
+
+Every message says what happened with the value, the limit, and what to do next.
+Foreign errors are translated where they enter, with ``from exc``.
+"""
+
+
+class PartwiseError(Exception):
+    """Base of every error that partwise raises on purpose."""
+
+
+class UsageError(PartwiseError):
+    """Options that contradict each other."""
+
+
+class ModelError(PartwiseError):
+    """The model cannot be deployed."""
+
+
+class UnknownArchitecture(ModelError):
+    """No family adapter knows this architecture."""
+
+
+class DamagedModel(ModelError):
+    """Files of the model are missing, truncated or contradict their headers."""
+
+
+class StoreError(PartwiseError):
+    """The parameter store cannot be read or written."""
+
+
+class DigestMismatch(StoreError):
+    """Bytes differ from the digest recorded when they were first read."""
+
+
+class PlanError(PartwiseError):
+    """A plan that cannot be made, does not tile its model, or belongs to another one."""
+
+
+class PromptError(PartwiseError):
+    """A prompt that cannot be run."""
+
+
+class RemoteError(PartwiseError):
+    """Two servers could not talk to each other."""
+
+
+class FrameError(RemoteError):
+    """Received bytes are not a valid frame."""
+
+
+class AuthenticationError(RemoteError):
+    """The other side does not hold the cluster token, or is not who it should be."""
+
+
+class LinkClosed(RemoteError):
+    """The other side closed the link or died."""
+
+
+class DeadlineExceeded(RemoteError):
+    """The other side did not answer before the deadline."""
+
+
+class PartFailed(PartwiseError):
+    """A part stopped. ``part`` is its name."""
+
+    def __init__(self, message: str, *, part: str) -> None:
+        super().__init__(message)
+        self.part = part
+
+
+class NotFinite(PartFailed):
+    """The output of a part held NaN or infinity."""
+
+
+class LaunchError(PartwiseError):
+    """A server could not be started, found or assigned."""

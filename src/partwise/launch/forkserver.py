@@ -1,0 +1,142 @@
+"""A process that imports torch once and forks servers of this machine from there.
+
+It is `python -m partwise.launch.forkserver`: JSON lines in on stdin, JSON lines out on
+stdout. Nobody outlives the coordinator: when it ends, however it ends, the kernel closes
+its end of stdin, and this process and every server, which inherit the other end, exit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from partwise.errors import PartwiseError
+from partwise.remote.tcp import TcpTransport
+from partwise.remote.transport import Address
+
+_PR_SET_PDEATHSIG = 1
+_PRELOADED = {
+    "LlamaForCausalLM": "transformers.models.llama.modeling_llama",
+    "GPT2LMHeadModel": "transformers.models.gpt2.modeling_gpt2",
+}
+
+
+class Spawn(msgspec.Struct, frozen=True, kw_only=True):
+    """In: fork a server. ``cpus``: pin it to these (all, if empty); ``log``: its stderr."""
+
+    server: str
+    token: str
+    cpus: tuple[int, ...]
+    log: str
+
+
+class Preload(msgspec.Struct, frozen=True, kw_only=True):
+    """In, first: import what servers of this architecture need."""
+
+    architecture: str
+
+
+class Spawned(msgspec.Struct, frozen=True, kw_only=True):
+    """Out: a server listens on loopback; or ``error`` says why not."""
+
+    server: str
+    pid: int
+    port: int = 0
+    error: str = ""
+
+
+def main() -> None:
+    """Preload, fork a server for each request, reap those that end."""
+    lines = sys.stdin.buffer
+    preload = msgspec.json.decode(lines.readline(), type=Preload)
+    _end_with_coordinator()
+    import torch
+
+    torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
+    importlib.import_module("partwise.part.torch.runner")
+    if name := _PRELOADED.get(preload.architecture):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # the collector would copy every shared page in every server
+    logs: dict[int, str] = {}
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(logs))
+    while line := lines.readline():
+        spawn = msgspec.json.decode(line, type=Spawn)
+        pid = os.fork()
+        if pid == 0:
+            _become_server(spawn)
+        logs[pid] = spawn.log
+
+
+def _reap(logs: dict[int, str]) -> None:
+    """Note in the log of each server that ended how it ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0 and pid in logs:
+            with Path(logs[pid]).open("a") as log:
+                log.write(f"\nprocess {pid} was ended by {signal.Signals(-code).name}\n")
+
+
+def _end_with_coordinator() -> None:
+    """Exit as soon as the other end of stdin closes; from a thread, so that nothing delays it."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # a hang-up is always reported
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _become_server(spawn: Spawn) -> None:
+    """Turn this fork into a server; never returns."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _end_with_coordinator()
+        log = os.open(spawn.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        if spawn.cpus:
+            os.sched_setaffinity(0, spawn.cpus)
+        _serve(spawn)
+    except BaseException as exc:
+        print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _serve(spawn: Spawn) -> None:
+    from partwise.launch.listening import serve
+
+    transport = TcpTransport(spawn.token.encode())
+    try:
+        listener = transport.listen(Address("127.0.0.1", 0), spawn.server)
+    except PartwiseError as exc:
+        _say(Spawned(server=spawn.server, pid=os.getpid(), error=str(exc)))
+        raise
+    _say(Spawned(server=spawn.server, pid=os.getpid(), port=listener.address.port))
+    serve(spawn.server, transport, listener)
+
+
+def _say(answer: Spawned) -> None:
+    # One write of less than PIPE_BUF bytes: lines of several servers do not mix.
+    os.write(1, msgspec.json.encode(answer) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Servers as child processes of this machine, for as long as their owner lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from partwise.errors import LaunchError
+from partwise.launch.forkserver import Preload, Spawn, Spawned
+from partwise.remote.transport import Address
+
+START_S = 60.0
+STOP_S = 5.0
+
+
+class LocalServers:
+    """Child servers through a fork server, which starts importing at once; `start` waits."""
+
+    def __init__(self, architecture: str, token: bytes) -> None:
+        self._token = token
+        self._folder = Path(tempfile.mkdtemp(prefix="partwise-"))
+        self._pids: dict[str, int] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "partwise.launch.forkserver"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(self._folder / "forkserver.log").open("wb"),
+            start_new_session=True,  # Ctrl-C is for the coordinator: it ends its servers itself
+        )
+        self._send(Preload(architecture=architecture))
+
+    def start(self, servers: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
+        """Fork the servers and wait until each listens; their addresses by name.
+
+        Raises:
+            LaunchError: one did not start in START_S.
+        """
+        for server, pinned in zip(servers, cpus, strict=True):
+            log = str(self._log(server))
+            token = self._token.decode()
+            self._send(Spawn(server=server, token=token, cpus=tuple(pinned), log=log))
+        addresses: dict[str, Address] = {}
+        stop_s = time.monotonic() + START_S
+        while len(addresses) < len(servers):
+            answer = self._read_answer(stop_s)
+            self._pids[answer.server] = answer.pid
+            addresses[answer.server] = Address("127.0.0.1", answer.port)
+        return addresses
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by server name."""
+        return dict(self._pids)
+
+    def explain(self, server: str) -> str:
+        """The last line that a server wrote before it went away; empty if it wrote none."""
+        stop_s = time.monotonic() + 1.0
+        while time.monotonic() < stop_s:
+            with contextlib.suppress(OSError):
+                if lines := self._log(server).read_text(errors="replace").split("\n"):
+                    if written := [line.strip() for line in lines if line.strip()]:
+                        return written[-1]
+            time.sleep(0.02)  # its death is noticed here before the fork server notes it
+        return ""
+
+    def close(self) -> None:
+        """End all servers and wait for them, STOP_S at most."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        stop_s = time.monotonic() + STOP_S
+        while self._alive() and time.monotonic() < stop_s:
+            time.sleep(0.005)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _alive(self) -> list[int]:
+        return [pid for pid in self._pids.values() if _is_alive(pid)]
+
+    def _log(self, server: str) -> Path:
+        return self._folder / f"{server}.log"
+
+    def _send(self, message: Preload | Spawn) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(message) + b"\n")
+            self._process.stdin.flush()
+        except OSError as exc:
+            raise self._died() from exc
+
+    def _read_answer(self, stop_s: float) -> Spawned:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select(
+            [self._process.stdout], [], [], max(0.0, stop_s - time.monotonic())
+        )
+        if not ready:
+            raise LaunchError(f"the servers did not start in {START_S:g} s: is the machine busy?")
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        answer = msgspec.json.decode(line, type=Spawned)
+        if answer.error:
+            raise LaunchError(f"server {answer.server!r} did not start: {answer.error}")
+        return answer
+
+    def _died(self) -> LaunchError:
+        written = (self._folder / "forkserver.log").read_text(errors="replace").strip()
+        why = written.splitlines()[-1] if written else f"exit code {self._process.poll()}"
+        return LaunchError(f"the servers did not start: {why}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def share_cpus(num_servers: int, threads: int) -> list[tuple[int, ...]]:
+    """For each server the processors to pin it to: ``threads`` of its own, in turn."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if num_servers * threads > len(cpus):
+        raise LaunchError(
+            f"cannot pin {num_servers} servers of {threads} threads to {len(cpus)} processors:"
+            " use fewer threads or parts, or do not pin"
+        )
+    return [tuple(cpus[i * threads : (i + 1) * threads]) for i in range(num_servers)]

@@ -1,0 +1,251 @@
+"""What a part does about each event: a pure state machine, without IO, clock or tensors' values.
+
+Events go into `PartMachine.handle`, actions come out in the order in which they are to be
+done. The loop in `server.py` does them and hands their outcomes back as events.
+
+    IDLE --Assigned--> LOADING --LoadDone--> LOADED --NextReached--> SERVING
+      ^                   |                     |                       |
+      +---- Unassigned ---+----- (from any) ----+-----------------------+
+    any but IDLE --Broken--> FAILED --Unassigned--> IDLE
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from partwise.remote.frame import Array, Frame, FrameKind
+
+MAX_WAITING_FRAMES = 1024
+
+
+class Phase(StrEnum):
+    """Where a server stands with its assignment."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    LOADED = "loaded"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """Event: the coordinator gave this server a part of the plan."""
+
+    deployment: str
+    part: str
+    plan_version: int
+    is_last: bool
+
+
+class LoadDone(msgspec.Struct, frozen=True):
+    """Event: the weights are in memory."""
+
+
+class NextReached(msgspec.Struct, frozen=True):
+    """Event: the link to the next part stands (the last part needs none)."""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """Event: a data frame came in."""
+
+    frame: Frame
+
+
+class Computed(msgspec.Struct, frozen=True):
+    """Event: the runner finished a frame."""
+
+    frame: Frame
+    outputs: tuple[Array, ...]
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Event: the coordinator is done with these sequences."""
+
+    sequences: tuple[int, ...]
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """Event: the assignment cannot go on."""
+
+
+class Unassigned(msgspec.Struct, frozen=True):
+    """Event: the coordinator went away."""
+
+
+Event = Assigned | LoadDone | NextReached | Received | Computed | Released | Broken | Unassigned
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Action: load the assigned part."""
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """Action: run the frame through the runner, then report `Computed`."""
+
+    frame: Frame
+
+
+class Push(msgspec.Struct, frozen=True):
+    """Action: send the frame to the next part, or the result to the coordinator."""
+
+    frame: Frame
+    to_coordinator: bool
+
+
+class Consume(msgspec.Struct, frozen=True):
+    """Action: the received frame is done with: its buffer goes back to its link."""
+
+    frame: Frame
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Action: tell the coordinator that a frame was not taken, and why."""
+
+    frame: Frame
+    reason: str
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Action: free the KV cache of these sequences."""
+
+    sequences: tuple[int, ...]
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """Action: drop the runner and every link of the assignment."""
+
+
+Action = Load | Compute | Push | Consume | Refuse | Forget | Reset
+
+
+class PartMachine:
+    """The state of one server's assignment. Only `handle` changes it."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.IDLE
+        self.assignment: Assigned | None = None
+        self.received_step = 0
+        self.finished_step = 0
+        self._positions: dict[int, int] = {}  # sequence -> its next position here
+        self._waiting: deque[Frame] = deque()
+        self._computing: Frame | None = None
+        self._handlers: dict[type, Callable[..., list[Action]]] = {
+            Assigned: self._assigned,
+            LoadDone: self._load_done,
+            NextReached: self._next_reached,
+            Received: self._received,
+            Computed: self._computed,
+            Released: self._released,
+            Broken: self._broken,
+            Unassigned: self._unassigned,
+        }
+
+    def handle(self, event: Event) -> list[Action]:
+        """The actions that ``event`` asks for, in order."""
+        return self._handlers[type(event)](event)
+
+    @property
+    def name(self) -> str:
+        """The assigned part's name, or that there is none."""
+        return self.assignment.part if self.assignment else "a server without a part"
+
+    def _assigned(self, event: Assigned) -> list[Action]:
+        self.assignment = event
+        self.phase = Phase.LOADING
+        return [Load()]
+
+    def _load_done(self, event: LoadDone) -> list[Action]:
+        self.phase = Phase.LOADED
+        return self._next_reached(NextReached()) if self._is_last else []
+
+    def _next_reached(self, event: NextReached) -> list[Action]:
+        self.phase = Phase.SERVING
+        return []
+
+    @property
+    def _is_last(self) -> bool:
+        return self.assignment is not None and self.assignment.is_last
+
+    def _received(self, event: Received) -> list[Action]:
+        frame = event.frame
+        if reason := self._objection(frame):
+            return [Refuse(frame, reason), Consume(frame)]
+        if self._is_duplicate(frame):
+            return [Consume(frame)]
+        self.received_step = max(self.received_step, frame.step)
+        for row in frame.rows:
+            self._positions[row.sequence] = row.position + row.num_tokens
+        self._waiting.append(frame)
+        return self._start_next()
+
+    def _objection(self, frame: Frame) -> str:
+        """Why ``frame`` cannot be taken; empty if it can."""
+        if self.assignment is None or self.phase is not Phase.SERVING:
+            return f"{self.name} is {self.phase}, not serving"
+        if frame.plan_version != self.assignment.plan_version:
+            return (
+                f"{self.name} serves plan_version {self.assignment.plan_version},"
+                f" the frame is of {frame.plan_version}"
+            )
+        if frame.kind is not FrameKind.FORWARD:
+            return f"{self.name} computes forward frames only, not {frame.kind.name}"
+        if len(self._waiting) >= MAX_WAITING_FRAMES:
+            return f"{len(self._waiting)} frames wait at {self.name}, the limit"
+        for row in frame.rows:
+            expected = self._positions.get(row.sequence, 0)
+            if row.position > expected or row.num_tokens < 1:
+                return (
+                    f"{self.name} expects position {expected} of sequence {row.sequence},"
+                    f" the frame has {row.num_tokens} tokens from {row.position}"
+                )
+        return ""
+
+    def _is_duplicate(self, frame: Frame) -> bool:
+        return any(row.position < self._positions.get(row.sequence, 0) for row in frame.rows)
+
+    def _start_next(self) -> list[Action]:
+        if self._computing is not None or not self._waiting:
+            return []
+        self._computing = self._waiting.popleft()
+        return [Compute(self._computing)]
+
+    def _computed(self, event: Computed) -> list[Action]:
+        frame = event.frame
+        if frame is not self._computing:
+            return []  # the assignment ended while it was being computed
+        self._computing = None
+        self.finished_step = max(self.finished_step, frame.step)
+        pushed = Frame(
+            kind=FrameKind.RESULT if self._is_last else FrameKind.FORWARD,
+            plan_version=frame.plan_version,
+            microbatch=frame.microbatch,
+            step=frame.step,
+            attempt=frame.attempt,
+            rows=frame.rows,
+            tensors=event.outputs,
+        )
+        return [Push(pushed, self._is_last), Consume(frame), *self._start_next()]
+
+    def _released(self, event: Released) -> list[Action]:
+        for sequence in event.sequences:
+            self._positions.pop(sequence, None)
+        return [Forget(event.sequences)]
+
+    def _broken(self, event: Broken) -> list[Action]:
+        self.phase = Phase.FAILED
+        return self._drop_frames()
+
+    def _unassigned(self, event: Unassigned) -> list[Action]:
+        actions = self._drop_frames()
+        self.__init__()  # type: ignore[misc]
+        return [*actions, Reset()]
+
+    def _drop_frames(self) -> list[Action]:
+        frames = list(self._waiting)
+        self._waiting.clear()
+        self._computing = None
+        return [Consume(frame) for frame in frames]

@@ -1,0 +1,379 @@
+"""The loop of one server: sockets in, the machine's actions out.
+
+One thread does everything. While the runner computes, the loop gets a turn between two
+layers: it reads what has come, answers pings, and goes on sending, so that communication
+runs under computing and receiving never waits behind sending.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from partwise import errors
+from partwise.distributor.plan import Plan, decode_plan
+from partwise.distributor.verify import verify_plan
+from partwise.errors import PartwiseError, RemoteError
+from partwise.model import open_model
+from partwise.part.machine import (
+    Action,
+    Assigned,
+    Broken,
+    Compute,
+    Computed,
+    Consume,
+    Event,
+    Forget,
+    Load,
+    LoadDone,
+    NextReached,
+    PartMachine,
+    Phase,
+    Push,
+    Received,
+    Refuse,
+    Released,
+    Reset,
+    Unassigned,
+)
+from partwise.part.memory import resident_bytes
+from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
+from partwise.remote.authenticate import Hello
+from partwise.remote.channel import Channel
+from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.link import Link
+from partwise.remote.messages import (
+    Assign,
+    Connect,
+    Connected,
+    Counters,
+    Failed,
+    GetStats,
+    Loaded,
+    LoadProgress,
+    Message,
+    Ping,
+    Pong,
+    Refused,
+    Release,
+    Stats,
+    decode_message,
+    message_frame,
+)
+from partwise.remote.poller import Poller
+from partwise.remote.transport import Address, Listener, Transport
+from partwise.store import Store
+
+IDLE_POLL_S = 1.0
+STALL_S = 30.0
+"""A link on which nothing moves for so long, with data waiting, is given up."""
+
+
+class _Abandoned(Exception):
+    """The assignment ended while it was being loaded or computed."""
+
+
+class PartServer:
+    """Serves one part at a time to one coordinator at a time.
+
+    `run` blocks until `stop` is called (from another thread or a signal handler).
+    """
+
+    def __init__(
+        self, name: str, transport: Transport, listener: Listener, make_runner: RunnerFactory
+    ) -> None:
+        self.name = name
+        self._transport = transport
+        self._listener = listener
+        self._make_runner = make_runner
+        self._machine = PartMachine()
+        self._poller = Poller(self._on_frame, self._on_lost)
+        self._poller.add(listener.fileno(), self._accept)
+        self._coordinator: Link | None = None
+        self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
+        self._inbound: set[Link] = set()
+        self._next: Link | None = None
+        self._assign: Assign | None = None
+        self._plan: Plan | None = None
+        self._runner: Runner | None = None
+        self._todo: list[Action] = []
+        self._counters = Counters()
+        self._idle_since_ns = 0
+        self._empty_bytes = resident_bytes()
+        self._is_stopped = False
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        try:
+            while not self._is_stopped:
+                self._poller.poll(IDLE_POLL_S)
+                self._do_all()
+                self._give_up_stalled()
+        finally:
+            self._poller.close()
+            self._listener.close()
+
+    def stop(self) -> None:
+        """Make `run` return within IDLE_POLL_S."""
+        self._is_stopped = True
+
+    # Links
+
+    def _accept(self) -> None:
+        for hello, channel in self._listener.accepted():
+            if hello.role == "coordinator":
+                self._accept_coordinator(hello, channel)
+            else:
+                self._accept_part(hello, channel)
+
+    def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
+        link = Link(channel, hello.name)
+        if self._coordinator is not None:
+            text = f"server {self.name} already serves another coordinator: stop that one first"
+            link.send(message_frame(Failed(error="LaunchError", text=text)))
+            link.close()
+            return
+        self._coordinator = link
+        self._poller.add_link(link)
+
+    def _accept_part(self, hello: Hello, channel: Channel) -> None:
+        link = Link(channel, hello.name)
+        if self._assign is None or hello.deployment != self._assign.deployment:
+            link.close()
+            return
+        self._inbound.add(link)
+        self._poller.add_link(link)
+
+    def _on_lost(self, link: Link, error: RemoteError) -> None:
+        if link is self._coordinator:
+            self._coordinator = None
+            self._apply(Unassigned())
+        elif link is self._next:
+            self._next = None
+            self._fail(RemoteError(f"{self._machine.name} lost its link to {link.name}: {error}"))
+        else:
+            # The part before may be replaced: this one keeps what it holds, and the
+            # coordinator, which sees that part's end itself, decides.
+            self._inbound.discard(link)
+
+    def _give_up_stalled(self) -> None:
+        now_s = time.monotonic()
+        for link in (self._next, self._coordinator):
+            if link and link.has_output and now_s - link.last_progress_s > STALL_S:
+                text = f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s"
+                self._poller.lose(link, errors.DeadlineExceeded(text))
+
+    # Frames
+
+    def _on_frame(self, link: Link, frame: Frame) -> None:
+        if frame.kind is FrameKind.CONTROL:
+            try:
+                self._on_message(link, frame)
+            except errors.FrameError as exc:
+                self._poller.lose(link, exc)
+            return
+        if _is_decode(frame):
+            self._counters.hop_ns += time.monotonic_ns() - frame.sent_ns
+        self._previous[id(frame.lease)] = link
+        self._apply(Received(frame))
+
+    def _on_message(self, link: Link, frame: Frame) -> None:
+        if link is not self._coordinator:
+            raise errors.FrameError(f"{link.name} sent a control message: only coordinators may")
+        message = decode_message(frame)
+        match message:
+            case Assign():
+                self._on_assign(message)
+            case Connect():
+                self._on_connect(message)
+            case Release():
+                self._apply(Released(message.sequences))
+            case Ping():
+                self._tell(self._pong(message))
+            case GetStats():
+                stats = Stats(
+                    number=message.number, counters=self._counters, resident_bytes=resident_bytes()
+                )
+                self._tell(stats)
+            case _:
+                raise errors.FrameError(f"a coordinator does not send {type(message).__name__}")
+
+    def _pong(self, ping: Ping) -> Pong:
+        return Pong(
+            number=ping.number,
+            sent_ns=ping.sent_ns,
+            clock_ns=time.monotonic_ns(),
+            received_step=self._machine.received_step,
+            finished_step=self._machine.finished_step,
+        )
+
+    def _tell(self, message: Message) -> None:
+        if self._coordinator is None:
+            return
+        try:
+            self._coordinator.send(message_frame(message))
+        except RemoteError as exc:
+            self._poller.lose(self._coordinator, exc)
+
+    def _fail(self, error: Exception) -> None:
+        """Tell the coordinator why this assignment ends, and end it."""
+        if not isinstance(error, PartwiseError):
+            traceback.print_exception(error, file=sys.stderr)
+            error = errors.PartFailed(
+                f"{self._machine.name} stopped: {type(error).__name__}: {error}",
+                part=self._machine.name,
+            )
+        self._apply(Broken())
+        self._tell(Failed(error=type(error).__name__, text=str(error)))
+
+    # Assignment
+
+    def _on_assign(self, assign: Assign) -> None:
+        try:
+            plan = decode_plan(assign.plan)
+            is_last = plan.stages[-1] == plan.stage_of(assign.part)
+        except PartwiseError as exc:
+            self._tell(Failed(error=type(exc).__name__, text=str(exc)))
+            return
+        self._assign, self._plan = assign, plan
+        self._apply(Assigned(assign.deployment, assign.part, plan.plan_version, is_last))
+
+    def _load(self) -> None:
+        assign, plan = self._assign, self._plan
+        if assign is None or plan is None:
+            return
+        try:
+            model_path = Path(assign.model_path)
+            model = open_model(model_path)
+            verify_plan(plan, model)
+            with Store.open(model_path) as store:
+                options = RunnerOptions(
+                    plan=plan,
+                    part=assign.part,
+                    model=model,
+                    model_path=model_path,
+                    store=store,
+                    threads=assign.threads,
+                    on_progress=self._on_progress,
+                )
+                self._runner = self._make_runner(options)
+        except _Abandoned:
+            return
+        except Exception as exc:
+            self._fail(exc)
+            return
+        self._apply(LoadDone())
+        self._tell(
+            Loaded(
+                weight_bytes=self._runner.weight_bytes,
+                resident_bytes=resident_bytes(),
+                empty_resident_bytes=self._empty_bytes,
+            )
+        )
+
+    def _on_progress(self, done_bytes: int, total_bytes: int) -> None:
+        self._tell(LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes))
+        self._between_layers()
+
+    def _on_connect(self, connect: Connect) -> None:
+        if self._assign is None:
+            return
+        hello = Hello(role="part", name=self._assign.part, deployment=self._assign.deployment)
+        try:
+            channel = self._transport.connect(Address(connect.host, connect.port), hello)
+        except RemoteError as exc:
+            self._fail(type(exc)(f"{self._assign.part} cannot reach {connect.part}: {exc}"))
+            return
+        self._next = Link(channel, connect.part)
+        self._poller.add_link(self._next)
+        self._apply(NextReached())
+        self._tell(Connected(part=connect.part))
+
+    def _reset(self) -> None:
+        for link in (*self._inbound, self._next):
+            if link is not None:
+                self._poller.remove(link)
+        self._inbound, self._next = set(), None
+        self._previous.clear()
+        self._assign = self._plan = self._runner = None
+        self._counters = Counters()
+        self._idle_since_ns = 0
+
+    # Actions
+
+    def _apply(self, event: Event) -> None:
+        self._todo.extend(self._machine.handle(event))
+
+    def _do_all(self) -> None:
+        while self._todo:
+            todo, self._todo = self._todo, []
+            for action in todo:
+                self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Compute(frame):
+                self._compute(frame)
+            case Push():
+                self._push(action)
+            case Consume(frame):
+                link = self._previous.pop(id(frame.lease), None)
+                if link is not None:
+                    link.release(frame)
+            case Refuse(frame, reason):
+                self._tell(Refused(microbatch=frame.microbatch, step=frame.step, text=reason))
+            case Forget(sequences):
+                if self._runner is not None:
+                    self._runner.release(sequences)
+            case Load():
+                self._load()
+            case Reset():
+                self._reset()
+
+    def _compute(self, frame: Frame) -> None:
+        if self._runner is None:
+            return
+        start_ns = time.monotonic_ns()
+        try:
+            outputs = self._runner.run(frame.rows, frame.tensors, self._between_layers)
+        except _Abandoned:
+            return
+        except Exception as exc:
+            self._fail(exc)
+            return
+        if _is_decode(frame):
+            if self._idle_since_ns:
+                self._counters.wait_ns += start_ns - self._idle_since_ns
+            self._counters.compute_ns += time.monotonic_ns() - start_ns
+            self._counters.passes += 1
+            self._counters.tokens += len(frame.rows)
+        self._apply(Computed(frame, outputs))
+
+    def _push(self, push: Push) -> None:
+        link = self._coordinator if push.to_coordinator else self._next
+        if link is None:
+            return
+        before = link.sent_bytes
+        try:
+            link.send(push.frame)
+        except RemoteError as exc:
+            self._poller.lose(link, exc)
+            return
+        if _is_decode(push.frame):
+            self._counters.sent_bytes += link.sent_bytes - before
+        self._idle_since_ns = time.monotonic_ns()
+
+    def _between_layers(self) -> None:
+        self._poller.poll(0)
+        if self._machine.phase not in (Phase.LOADING, Phase.SERVING):
+            raise _Abandoned
+
+
+def _is_decode(frame: Frame) -> bool:
+    """Whether every row of ``frame`` is one token."""
+    for row in frame.rows:
+        if row.num_tokens != 1:
+            return False
+    return True

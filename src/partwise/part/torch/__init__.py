@@ -1,0 +1,1 @@
+"""The torch runner: the modules that transformers ships, for just the layers of one part."""

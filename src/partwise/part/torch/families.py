@@ -1,0 +1,153 @@
+"""What transformers calls the layers of each family: modules without weights, and how a
+pass runs through them.
+
+How a family is described, and how it splits into neurons, is in `partwise.model.families`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from partwise.errors import UnknownArchitecture
+from partwise.model import Layer, LayerKind
+from partwise.part.torch.attention import ATTENTION_NAME
+
+
+class TorchFamily(ABC):
+    """Builds modules of one architecture. Build them on the meta device; what `__init__`
+    makes (tables that are in no state dict) must be real."""
+
+    config: Any
+
+    def module(self, layer: Layer, block: int) -> nn.Module:
+        """The module of ``layer``; ``block`` counts the blocks of the model from 0."""
+        match layer.kind:
+            case LayerKind.EMBEDDING:
+                return self.embedding()
+            case LayerKind.BLOCK:
+                return self.block(block)
+            case LayerKind.NORM:
+                return self.norm()
+            case LayerKind.HEAD:
+                return nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+
+    def prefix(self, layer: Layer) -> str:
+        """What the names of the layer's parameters start with, before those of its module."""
+        return layer.name + "."
+
+    @abstractmethod
+    def embedding(self) -> nn.Module: ...
+
+    @abstractmethod
+    def block(self, index: int) -> nn.Module: ...
+
+    @abstractmethod
+    def norm(self) -> nn.Module: ...
+
+    @abstractmethod
+    def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
+        """Hidden states (1, N, width) of tokens at their positions."""
+
+    def block_arguments(self, positions_1N: Tensor) -> dict[str, Any]:
+        """What every block of a pass is called with, besides hidden states and rows."""
+        return {}
+
+
+class LlamaFamily(TorchFamily):
+    """LlamaForCausalLM."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+        self.config = LlamaConfig.from_dict(dict(config))
+        self.config._attn_implementation = ATTENTION_NAME
+        self._rotary = LlamaRotaryEmbedding(self.config)
+        self._like = torch.empty(0)
+
+    def embedding(self) -> nn.Module:
+        return nn.Embedding(self.config.vocab_size, self.config.hidden_size)
+
+    def block(self, index: int) -> nn.Module:
+        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+        return LlamaDecoderLayer(self.config, index)
+
+    def norm(self) -> nn.Module:
+        from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+        return LlamaRMSNorm(self.config.hidden_size, eps=self.config.rms_norm_eps)
+
+    def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
+        hidden: Tensor = module(ids_N)
+        return hidden.unsqueeze(0)
+
+    def block_arguments(self, positions_1N: Tensor) -> dict[str, Any]:
+        return {"position_embeddings": self._rotary(self._like, positions_1N)}
+
+
+class Gpt2Embedding(nn.Module):
+    """Token and position tables: gpt2 adds positions before its first block."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
+        hidden: Tensor = self.wte(ids_N).unsqueeze(0) + self.wpe(positions_1N)
+        return hidden
+
+
+class Gpt2Family(TorchFamily):
+    """GPT2LMHeadModel."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        from transformers import GPT2Config
+
+        self.config = GPT2Config.from_dict(dict(config))
+        self.config._attn_implementation = ATTENTION_NAME
+
+    def prefix(self, layer: Layer) -> str:
+        return "transformer." if layer.kind is LayerKind.EMBEDDING else super().prefix(layer)
+
+    def embedding(self) -> nn.Module:
+        return Gpt2Embedding(self.config)
+
+    def block(self, index: int) -> nn.Module:
+        from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+
+        return GPT2Block(self.config, layer_idx=index)
+
+    def norm(self) -> nn.Module:
+        return nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_epsilon)
+
+    def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
+        hidden: Tensor = module(ids_N, positions_1N)
+        return hidden
+
+
+_FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
+    "LlamaForCausalLM": LlamaFamily,
+    "GPT2LMHeadModel": Gpt2Family,
+}
+
+
+def torch_family(architecture: str, config: Mapping[str, Any]) -> TorchFamily:
+    """The family of ``architecture``, made from the model's config.json.
+
+    Raises:
+        UnknownArchitecture: the torch runner has no adapter for it.
+    """
+    family = _FAMILIES.get(architecture)
+    if family is None:
+        known = ", ".join(sorted(_FAMILIES))
+        raise UnknownArchitecture(
+            f"the torch runner has no adapter for {architecture}; it knows {known}"
+        )
+    return family(config)

@@ -1,0 +1,100 @@
+"""KV caches of sequences, block by block.
+
+Shapes: H KV heads, C capacity, T new tokens, L tokens so far and new, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MIN_CAPACITY_TOKENS = 128
+
+
+class KvRow(Protocol):
+    """The cache of one row of a pass: the tokens ``start:stop`` of the pass belong to it."""
+
+    start: int
+    stop: int
+
+    def append(self, block: int, key_HTD: Tensor, value_HTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one block; all of them so far, (H, L, D) each."""
+        ...
+
+
+class KvCache(Protocol):
+    """The caches of all sequences of a part. A paged one has the same methods."""
+
+    def row(self, sequence: int, position: int, start: int, stop: int) -> KvRow:
+        """The row of a pass whose tokens ``start:stop`` continue ``sequence`` at ``position``."""
+        ...
+
+    def release(self, sequences: Sequence[int]) -> None:
+        """Free what ``sequences`` hold."""
+        ...
+
+
+class _Contiguous:
+    """Keys and values of one sequence, one (H, C, D) pair a block."""
+
+    __slots__ = ("blocks", "capacity")
+
+    def __init__(self, num_blocks: int, num_heads: int, head_size: int, capacity: int) -> None:
+        self.capacity = capacity
+        shape = (num_blocks, 2, num_heads, capacity, head_size)
+        storage = torch.empty(shape, dtype=torch.float32)
+        self.blocks = [(pair[0], pair[1]) for pair in storage]
+
+
+class ContiguousRow:
+    """One row over contiguous storage."""
+
+    __slots__ = ("_blocks", "_position", "_total", "start", "stop")
+
+    def __init__(self, held: _Contiguous, position: int, start: int, stop: int) -> None:
+        self._blocks = held.blocks
+        self._position = position
+        self._total = position + stop - start
+        self.start = start
+        self.stop = stop
+
+    def append(self, block: int, key_HTD: Tensor, value_HTD: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._blocks[block]
+        count = self.stop - self.start
+        keys.narrow(1, self._position, count).copy_(key_HTD)
+        values.narrow(1, self._position, count).copy_(value_HTD)
+        return keys.narrow(1, 0, self._total), values.narrow(1, 0, self._total)
+
+
+class ContiguousKv:
+    """One contiguous buffer a sequence; its capacity doubles when it is full."""
+
+    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
+        self._shape = (num_blocks, num_heads, head_size)
+        self._held: dict[int, _Contiguous] = {}
+
+    def row(self, sequence: int, position: int, start: int, stop: int) -> KvRow:
+        held = self._held.get(sequence)
+        needed = position + stop - start
+        if held is None or held.capacity < needed:
+            held = self._grow(sequence, held, position, needed)
+        return ContiguousRow(held, position, start, stop)
+
+    def _grow(
+        self, sequence: int, old: _Contiguous | None, length: int, needed: int
+    ) -> _Contiguous:
+        capacity = max(MIN_CAPACITY_TOKENS, 1 << (needed - 1).bit_length())
+        new = _Contiguous(*self._shape, capacity)
+        if old is not None:
+            for old_pair, new_pair in zip(old.blocks, new.blocks, strict=True):
+                for source, target in zip(old_pair, new_pair, strict=True):
+                    target[:, :length] = source[:, :length]
+        self._held[sequence] = new
+        return new
+
+    def release(self, sequences: Sequence[int]) -> None:
+        for sequence in sequences:
+            self._held.pop(sequence, None)

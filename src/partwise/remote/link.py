@@ -1,0 +1,312 @@
+"""A link: frames in both directions over one channel, without ever blocking.
+
+Frames travel in chunks, so that control frames overtake data between two chunks of a large
+frame. Data frames need credit: a sender may have WINDOW_BYTES of unconsumed frames at the
+other side (a frame that starts within the window may end beyond it), and the receiver gives
+credit back as frames are released. What waits for credit is queued, at most
+MAX_QUEUED_FRAMES.
+
+On the wire a chunk is: length u32, lane u8, flags u8, reserved u16, then ``length`` bytes
+of one frame. A credit chunk has no bytes: its length is the number of bytes released.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from partwise.errors import FrameError, RemoteError
+from partwise.remote.buffers import BufferPool
+from partwise.remote.channel import Channel
+from partwise.remote.frame import (
+    HEADER_BYTES,
+    Encoded,
+    Frame,
+    decode_frame,
+    encode_frame,
+    frame_bytes,
+)
+
+CHUNK_BYTES = 512 << 10
+WINDOW_BYTES = 64 << 20
+MAX_QUEUED_FRAMES = 1024
+SCRATCH_BYTES = 16 << 10
+MAX_CONTROL_BYTES = 64 << 20
+
+_CHUNK = struct.Struct("<IBBH")
+_CONTROL, _DATA, _CREDIT = 0, 1, 2
+_MAX_BUFFERS = 512  # a sendmsg takes at most IOV_MAX (1024) of them
+
+
+class _Outgoing:
+    """A frame being sent: the buffers and bytes that are still to go."""
+
+    __slots__ = ("buffers", "lane", "remaining", "total")
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.lane = _CONTROL if encoded.is_control else _DATA
+        self.buffers = deque(encoded.buffers)
+        self.remaining = self.total = encoded.num_bytes
+
+    def take_chunk(self) -> list[memoryview]:
+        """The next chunk: its header and at most CHUNK_BYTES of the frame."""
+        length = min(self.remaining, CHUNK_BYTES)
+        chunk = [memoryview(_CHUNK.pack(length, self.lane, 0, 0))]
+        self.remaining -= length
+        if not self.remaining:
+            chunk.extend(self.buffers)
+            return chunk
+        while length:
+            buffer = self.buffers.popleft()
+            if len(buffer) > length:
+                self.buffers.appendleft(buffer[length:])
+                buffer = buffer[:length]
+            chunk.append(buffer)
+            length -= len(buffer)
+        return chunk
+
+
+class _Incoming:
+    """A frame being received on one lane: first its header, then all of it."""
+
+    __slots__ = ("buffer", "header", "position", "total")
+
+    def __init__(self) -> None:
+        self.header = bytearray(HEADER_BYTES)
+        self.reset()
+
+    def reset(self) -> None:
+        self.position = 0
+        self.total = 0
+        self.buffer: memoryview = memoryview(b"")
+
+
+class Link:
+    """Frames over a channel. One thread owns it; nothing here blocks.
+
+    ``name`` says who is at the other side; `last_progress_s` is when bytes last moved while
+    something waited to be sent (monotonic seconds).
+    """
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.name = name
+        self.channel = channel
+        self.sent_bytes = 0
+        self.last_progress_s = time.monotonic()
+        self._pool = BufferPool()
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._scratch_start = self._scratch_stop = 0
+        self._lanes = (_Incoming(), _Incoming())
+        self._lane = _CONTROL
+        self._chunk_remaining = 0
+        self._received: deque[Frame] = deque()
+        self._queues: tuple[deque[_Outgoing], deque[_Outgoing]] = (deque(), deque())
+        self._sending: list[memoryview] = []
+        self._unreleased_bytes = 0  # sent by us, not yet released by the other side
+        self._credit_owed_bytes = 0  # released by us, not yet told
+
+    # Sending
+
+    def send(self, frame: Frame) -> None:
+        """Queue ``frame`` and send what can be sent now. Its tensors must not change until
+        `has_output` is false.
+
+        Raises:
+            FrameError: the frame cannot travel.
+            LinkClosed: the other side went away.
+            RemoteError: the queue is full: the other side takes nothing any more.
+        """
+        outgoing = _Outgoing(encode_frame(frame))
+        queue = self._queues[outgoing.lane]
+        if len(queue) >= MAX_QUEUED_FRAMES:
+            raise RemoteError(
+                f"{len(queue)} frames wait for {self.name}, the limit: it takes nothing any more"
+            )
+        if not self.has_output:
+            self.last_progress_s = time.monotonic()
+        queue.append(outgoing)
+        self.flush()
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._sending or self._queues[_CONTROL] or self._queues[_DATA])
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `flush` could go on as soon as the channel takes bytes."""
+        return bool(self._sending) or self._next() is not None
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether data waits for credit: the owner should not make more."""
+        return bool(self._queues[_DATA])
+
+    def _next(self) -> deque[_Outgoing] | None:
+        """The queue whose first frame may put its next chunk on the wire."""
+        if self._queues[_CONTROL]:
+            return self._queues[_CONTROL]
+        data = self._queues[_DATA]
+        if data and (data[0].remaining < data[0].total or self._unreleased_bytes < WINDOW_BYTES):
+            return data
+        return None
+
+    def flush(self) -> None:
+        """Send until nothing is left, the channel is full, or credit is missing."""
+        while True:
+            if not self._sending and not self._fill():
+                return
+            count = self.channel.send(self._sending[:_MAX_BUFFERS])
+            if count == 0:
+                return
+            self.last_progress_s = time.monotonic()
+            self.sent_bytes += count
+            self._drop_sent(count)
+
+    def _fill(self) -> bool:
+        if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
+            self._sending.append(memoryview(_CHUNK.pack(self._credit_owed_bytes, _CREDIT, 0, 0)))
+            self._credit_owed_bytes = 0
+            return True
+        queue = self._next()
+        if queue is None:
+            return False
+        outgoing = queue[0]
+        if outgoing.lane == _DATA and outgoing.remaining == outgoing.total:
+            self._unreleased_bytes += outgoing.total
+        self._sending = outgoing.take_chunk()
+        if not outgoing.remaining:
+            queue.popleft()
+        return True
+
+    def _drop_sent(self, count: int) -> None:
+        sending = self._sending
+        for i, buffer in enumerate(sending):
+            if count < len(buffer):
+                sending[i] = buffer[count:]
+                del sending[:i]
+                return
+            count -= len(buffer)
+        self._sending = []
+
+    # Receiving
+
+    def receive(self) -> Iterator[Frame]:
+        """Read what the channel has and yield the frames that are complete.
+
+        Raises:
+            LinkClosed: the other side went away.
+            FrameError: the other side sent something that is not a frame.
+        """
+        may_have_more = True
+        while may_have_more:
+            may_have_more = self._read()
+            while self._received:
+                yield self._received.popleft()
+
+    def _read(self) -> bool:
+        """One read from the channel; whether another may give more."""
+        incoming = self._lanes[self._lane]
+        if self._chunk_remaining >= SCRATCH_BYTES and incoming.total:
+            stop = incoming.position + self._chunk_remaining
+            wanted = incoming.buffer[incoming.position : stop]
+            count = self.channel.receive_into(wanted)
+            if count:
+                self._advance(incoming, count)
+            return count == len(wanted)
+        count = self.channel.receive_into(self._scratch[self._scratch_stop :])
+        self._scratch_stop += count
+        is_full = self._scratch_stop == SCRATCH_BYTES
+        self._parse()
+        return is_full
+
+    def _parse(self) -> None:
+        """Take chunks out of the scratch buffer."""
+        scratch, start, stop = self._scratch, self._scratch_start, self._scratch_stop
+        while True:
+            if not self._chunk_remaining:
+                if stop - start < _CHUNK.size:
+                    break
+                length, lane, _, _ = _CHUNK.unpack_from(scratch, start)
+                start += _CHUNK.size
+                self._begin_chunk(length, lane)
+                continue
+            count = min(stop - start, self._chunk_remaining)
+            if not count:
+                break
+            self._take(scratch[start : start + count])
+            start += count
+        if start == stop:
+            start = stop = 0
+        elif stop == SCRATCH_BYTES:
+            rest = bytes(scratch[start:stop])
+            start, stop = 0, len(rest)
+            scratch[:stop] = rest
+        self._scratch_start, self._scratch_stop = start, stop
+
+    def _begin_chunk(self, length: int, lane: int) -> None:
+        if lane == _CREDIT:
+            self._unreleased_bytes -= length
+            if self._unreleased_bytes < 0:
+                raise FrameError(f"{self.name} released {length} bytes that it never got")
+            self.flush()
+        elif lane > _DATA or not 0 < length <= CHUNK_BYTES:
+            raise FrameError(f"{self.name} sent a chunk of {length} bytes on lane {lane}")
+        else:
+            self._lane, self._chunk_remaining = lane, length
+
+    def _take(self, data: memoryview) -> None:
+        """Bytes of the current chunk, at the place in their frame."""
+        incoming = self._lanes[self._lane]
+        if not incoming.total:
+            need = min(HEADER_BYTES - incoming.position, len(data))
+            incoming.header[incoming.position : incoming.position + need] = data[:need]
+            incoming.position += need
+            self._chunk_remaining -= need
+            data = data[need:]
+            if incoming.position < HEADER_BYTES:
+                return
+            incoming.total = frame_bytes(memoryview(incoming.header))
+            if self._lane == _CONTROL and incoming.total > MAX_CONTROL_BYTES:
+                raise FrameError(f"{self.name} sent a control frame of {incoming.total} bytes")
+            incoming.buffer = self._pool.take(incoming.total)
+            incoming.buffer[:HEADER_BYTES] = incoming.header
+            if incoming.total == HEADER_BYTES:
+                self._advance(incoming, 0)
+                return
+        if data:
+            stop = incoming.position + len(data)
+            if stop > incoming.total:
+                raise FrameError(f"{self.name} sent more bytes than its frame holds")
+            incoming.buffer[incoming.position : stop] = data
+            self._advance(incoming, len(data))
+
+    def _advance(self, incoming: _Incoming, count: int) -> None:
+        incoming.position += count
+        self._chunk_remaining -= count
+        if incoming.position < incoming.total:
+            return
+        if self._chunk_remaining:
+            raise FrameError(f"{self.name} sent more bytes than its frame holds")
+        buffer, total = incoming.buffer, incoming.total
+        incoming.reset()
+        if self._lane == _CONTROL:
+            self._received.append(decode_frame(buffer[:total]))
+            self._pool.give(buffer)
+        else:
+            self._received.append(decode_frame(buffer[:total], lease=buffer))
+
+    def release(self, frame: Frame) -> None:
+        """Hand the buffer of a received data frame back, once: its tensors are gone after."""
+        if frame.lease is None:
+            return
+        self._credit_owed_bytes += frame_bytes(frame.lease)
+        self._pool.give(frame.lease)
+        if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
+            self.flush()
+
+    def close(self) -> None:
+        """Close the channel; what is queued is lost."""
+        self.channel.close()

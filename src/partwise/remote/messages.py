@@ -1,0 +1,161 @@
+"""Control messages: fixed types, encoded with msgpack, carried by frames of kind CONTROL.
+
+Bytes from outside are decoded and validated here, once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from partwise.errors import FrameError
+from partwise.remote.frame import Frame, FrameKind
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
+    """Base of all control messages."""
+
+
+class Assign(Message):
+    """Coordinator to server: hold this part. ``plan`` is the plan's JSON."""
+
+    deployment: str
+    plan: bytes
+    part: str
+    model_path: str
+    threads: int
+    deterministic: bool
+
+
+class LoadProgress(Message):
+    """Server to coordinator while it loads."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+class Loaded(Message):
+    """Server to coordinator: its weights are in memory."""
+
+    weight_bytes: int
+    resident_bytes: int
+    empty_resident_bytes: int
+
+
+class Connect(Message):
+    """Coordinator to server: send activations to the part that listens there."""
+
+    part: str
+    host: str
+    port: int
+
+
+class Connected(Message):
+    """Server to coordinator: the next part is reached."""
+
+    part: str
+
+
+class Release(Message):
+    """Coordinator to server: forget these sequences."""
+
+    sequences: tuple[int, ...]
+
+
+class Ping(Message):
+    """Are you there? Answered between two layers at the latest."""
+
+    number: int
+    sent_ns: int
+
+
+class Pong(Message):
+    """The answer, with the clock of the answering server and the last step it took in."""
+
+    number: int
+    sent_ns: int
+    clock_ns: int
+    received_step: int
+    finished_step: int
+
+
+class GetStats(Message):
+    """Coordinator to server: send your counters."""
+
+    number: int
+
+
+class Counters(msgspec.Struct, kw_only=True):
+    """What a part counted for decode passes (one token a row) since it was assigned.
+
+    ``hop_ns`` sums the receiver's clock minus the sender's: the coordinator, which knows how
+    far the clocks are apart, corrects it.
+    """
+
+    tokens: int = 0
+    passes: int = 0
+    compute_ns: int = 0
+    wait_ns: int = 0
+    hop_ns: int = 0
+    sent_bytes: int = 0
+
+
+class Stats(Message):
+    """Server to coordinator: the answer to GetStats."""
+
+    number: int
+    counters: Counters
+    resident_bytes: int
+
+
+class Failed(Message):
+    """Server to coordinator: it cannot go on with its assignment. ``error`` names a class of
+    `partwise.errors`."""
+
+    error: str
+    text: str
+
+
+class Refused(Message):
+    """Server to coordinator: one frame was not taken, the assignment stands."""
+
+    microbatch: int
+    step: int
+    text: str
+
+
+AnyMessage = (
+    Assign
+    | LoadProgress
+    | Loaded
+    | Connect
+    | Connected
+    | Release
+    | Ping
+    | Pong
+    | GetStats
+    | Stats
+    | Failed
+    | Refused
+)
+
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def message_frame(message: Message, plan_version: int = 0) -> Frame:
+    """The control frame that carries ``message``."""
+    return Frame(
+        kind=FrameKind.CONTROL, plan_version=plan_version, message=_encoder.encode(message)
+    )
+
+
+def decode_message(frame: Frame) -> AnyMessage:
+    """The message of a control frame.
+
+    Raises:
+        FrameError: not a message this partwise knows.
+    """
+    try:
+        return _decoder.decode(frame.message)
+    except msgspec.DecodeError as exc:
+        raise FrameError(f"not a control message: {exc}") from exc

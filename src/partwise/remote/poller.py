@@ -1,0 +1,105 @@
+"""Waits on many descriptors at once and calls what belongs to each.
+
+Links are polled for writing only while they have something to write. One thread owns a
+poller.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+
+from partwise.errors import RemoteError
+from partwise.remote.frame import Frame
+from partwise.remote.link import Link
+
+_READ = select.EPOLLIN
+_READ_WRITE = select.EPOLLIN | select.EPOLLOUT
+
+
+class Poller:
+    """Links and other descriptors, and what to do when they are ready.
+
+    ``on_frame(link, frame)`` is called for each frame, ``on_lost(link, error)`` once when a
+    link ends; it is removed and closed before that.
+    """
+
+    def __init__(
+        self,
+        on_frame: Callable[[Link, Frame], None],
+        on_lost: Callable[[Link, RemoteError], None],
+    ) -> None:
+        self._epoll = select.epoll()
+        self._links: dict[int, Link] = {}
+        self._writing: set[int] = set()
+        self._others: dict[int, Callable[[], None]] = {}
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+
+    def take_over(
+        self,
+        on_frame: Callable[[Link, Frame], None],
+        on_lost: Callable[[Link, RemoteError], None],
+    ) -> None:
+        """From now on call these instead."""
+        self._on_frame, self._on_lost = on_frame, on_lost
+
+    def add_link(self, link: Link) -> None:
+        """Read ``link`` from now on, and write what waits on it."""
+        fd = link.channel.fileno()
+        self._links[fd] = link
+        self._epoll.register(fd, _READ)
+
+    def add(self, fd: int, on_ready: Callable[[], None]) -> None:
+        """Call ``on_ready`` whenever ``fd`` polls readable."""
+        self._others[fd] = on_ready
+        self._epoll.register(fd, _READ)
+
+    def remove(self, link: Link) -> None:
+        """Forget and close ``link``; `on_lost` is not called."""
+        fd = link.channel.fileno()
+        if self._links.get(fd) is link:
+            del self._links[fd]
+            self._writing.discard(fd)
+            self._epoll.unregister(fd)
+            link.close()
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait at most ``timeout_s`` for something to be ready, and handle what is."""
+        self._watch_writes()
+        for fd, _ in self._epoll.poll(timeout_s):
+            link = self._links.get(fd)
+            if link is not None:
+                self._serve(fd, link)
+            elif fd in self._others:
+                self._others[fd]()
+
+    def _watch_writes(self) -> None:
+        for fd, link in self._links.items():
+            if link.wants_write != (fd in self._writing) and link.channel.polls_writable:
+                self._epoll.modify(fd, _READ_WRITE if link.wants_write else _READ)
+                self._writing.symmetric_difference_update((fd,))
+
+    def _serve(self, fd: int, link: Link) -> None:
+        frames = link.receive()
+        while self._links.get(fd) is link:
+            try:
+                frame = next(frames, None)
+                if frame is None:
+                    if link.wants_write:
+                        link.flush()
+                    return
+            except RemoteError as exc:
+                self.lose(link, exc)
+                return
+            self._on_frame(link, frame)
+
+    def lose(self, link: Link, error: RemoteError) -> None:
+        """End ``link`` because of ``error``."""
+        self.remove(link)
+        self._on_lost(link, error)
+
+    def close(self) -> None:
+        for link in list(self._links.values()):
+            self.remove(link)
+        self._epoll.close()

@@ -1,0 +1,137 @@
+"""TCP: connect to a server, listen for clients. Both authenticate before a link exists.
+
+A connection beyond loopback belongs in TLS: it goes between the socket and
+`authenticate_*`, with its exporter as the binding.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+import time
+
+from partwise.errors import DeadlineExceeded, LaunchError, LinkClosed, RemoteError
+from partwise.remote.authenticate import (
+    HANDSHAKE_S,
+    Hello,
+    authenticate_client,
+    authenticate_server,
+)
+from partwise.remote.channel import Channel, TcpChannel
+from partwise.remote.transport import CONNECT_S, Address
+
+MAX_PENDING_HANDSHAKES = 64
+
+
+class TcpTransport:
+    """Joins servers over TCP by the cluster token."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+
+    def listen(self, address: Address, server: str) -> TcpListener:
+        """See `Transport.listen`."""
+        return TcpListener(address, self._token, server)
+
+    def connect(
+        self, address: Address, hello: Hello, *, deadline_s: float = CONNECT_S
+    ) -> TcpChannel:
+        """See `Transport.connect`."""
+        return _connect(address, self._token, hello, deadline_s)
+
+
+def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) -> TcpChannel:
+    try:
+        sock = socket.create_connection((address.host, address.port), timeout=deadline_s)
+    except TimeoutError as exc:
+        raise DeadlineExceeded(
+            f"server {address} did not answer in {deadline_s:g} s: is its host up and reachable?"
+        ) from exc
+    except OSError as exc:
+        raise LinkClosed(
+            f"cannot reach server {address}: {exc.strerror or exc}; start it there with"
+            f" `partwise server --listen {address} --token-file FILE`"
+        ) from exc
+    try:
+        authenticate_client(sock, token, hello, peer=f"server {address}", deadline_s=deadline_s)
+        return TcpChannel(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class TcpListener:
+    """Accepts clients, authenticates each in a thread of its own with a deadline, and hands
+    the authenticated ones over. `fileno` polls readable when `accepted` has one."""
+
+    def __init__(self, address: Address, token: bytes, server: str) -> None:
+        self._token = token
+        self._server = server
+        self._socket = _listen(address)
+        host, port = self._socket.getsockname()[:2]
+        self.address = Address(host, port)
+        self._accepted: queue.SimpleQueue[tuple[Hello, Channel]] = queue.SimpleQueue()
+        self._slots = threading.BoundedSemaphore(MAX_PENDING_HANDSHAKES)
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_closed = False
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+
+    def fileno(self) -> int:
+        return self._event
+
+    def accepted(self) -> list[tuple[Hello, Channel]]:
+        """The clients that authenticated since the last call."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return []
+        clients = []
+        while not self._accepted.empty():
+            clients.append(self._accepted.get())
+        return clients
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._is_closed = True
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                sock, peer = self._socket.accept()
+            except OSError:
+                if self._is_closed:
+                    return
+                time.sleep(0.1)  # out of descriptors: the next try may find one
+                continue
+            if not self._slots.acquire(blocking=False):
+                sock.close()
+                continue
+            threading.Thread(
+                target=self._handshake, args=(sock, f"{peer[0]}:{peer[1]}"), daemon=True
+            ).start()
+
+    def _handshake(self, sock: socket.socket, peer: str) -> None:
+        try:
+            hello = authenticate_server(
+                sock, self._token, peer=peer, server=self._server, deadline_s=HANDSHAKE_S
+            )
+            self._accepted.put((hello, TcpChannel(sock)))
+            os.eventfd_write(self._event, 1)
+        except (RemoteError, OSError):
+            sock.close()  # a stranger: it learns nothing, and the server goes on
+        finally:
+            self._slots.release()
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=128)
+    except OSError as exc:
+        raise LaunchError(
+            f"cannot listen on {address}: {exc.strerror or exc}; choose another port,"
+            " or port 0 for any free one"
+        ) from exc
