@@ -167,13 +167,15 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: s
     assert says in err
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+# Few characters are refused at the last flush, many already when they are printed.
+@pytest.mark.parametrize("num_characters", [1, 100_000])
+def test_a_reader_that_leaves_early_is_no_error(num_characters: int) -> None:
     program = (
         "import sys, time, types\n"
         "from partwise.cli import main as m\n"
         "def run(args):\n"
         "    time.sleep(0.2)\n"
-        "    print('x' * 100_000)\n"
+        f"    print('x' * {num_characters})\n"
         "    return 0\n"
         "fake = types.SimpleNamespace(NAME='fake', HELP='', EXAMPLES=(), run=run,"
         " add_arguments=lambda p: None)\n"

@@ -83,22 +83,24 @@ def build_parser(commands: Sequence[Command]) -> CommandParser:
     """The parser of the whole command line."""
     parser = CommandParser(prog="partwise", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"partwise {__version__}")
-    add_debug(parser, default=False)
+    add_debug(parser)
     children = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     for command in commands:
         child = children.add_parser(command.NAME, help=command.HELP, allow_abbrev=False)
         child.summary, child.examples = command.HELP, command.EXAMPLES
         command.add_arguments(child)
-        # Suppressed, or the command's default would undo a --debug given before the command.
-        add_debug(child, default=argparse.SUPPRESS)
+        add_debug(child)
         child.set_defaults(run=command.run)
     return parser
 
 
-def add_debug(parser: argparse.ArgumentParser, *, default: bool | str) -> None:
-    """Declare ``--debug``, which stands before the command or after it."""
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Accept ``--debug`` before the command and after it.
+
+    Nothing is stored: `main` looks for the word itself, because parsing may be what fails.
+    """
     help_text = "show the traceback of an error"
-    parser.add_argument("--debug", action="store_true", default=default, help=help_text)
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=help_text)
 
 
 def describe_failure(exc: BaseException) -> tuple[str, int]:
