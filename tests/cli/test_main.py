@@ -168,6 +168,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: s
 
 
 # Few characters are refused at the last flush, many already when they are printed.
+# -E: stdout may be unbuffered by the environment of the tests.
 @pytest.mark.parametrize("num_characters", [1, 100_000])
 def test_a_reader_that_leaves_early_is_no_error(num_characters: int) -> None:
     program = (
@@ -183,7 +184,7 @@ def test_a_reader_that_leaves_early_is_no_error(num_characters: int) -> None:
         "sys.exit(m.main(['fake']))\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-E", "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stderr is not None
