@@ -243,7 +243,7 @@ def deploy(
     parts: int | None = None,
     servers: Sequence[str] = (),
     plan: Plan | None = None,
-    options: DeployOptions = DeployOptions(),  # noqa: B008
+    options: DeployOptions = DeployOptions(),
 ) -> Net:
     """Deploy the model in the directory ``model`` and wait until every part is ready.
 

@@ -155,7 +155,7 @@ class Coordinator:
                 self._watch_deadlines()
         except PartwiseError as exc:
             self._error = exc
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - callers must not wait for a dead engine
             self._error = PartwiseError(f"the engine stopped: {type(exc).__name__}: {exc}")
             self._error.__cause__ = exc
         finally:

@@ -115,7 +115,7 @@ def _become_server(spawn: Spawn) -> None:
         if spawn.cpus:
             os.sched_setaffinity(0, spawn.cpus)
         _serve(spawn)
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: BLE001 - its last line says why, whatever it was
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
         os._exit(1)
 

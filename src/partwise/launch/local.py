@@ -67,9 +67,9 @@ class LocalServers:
         stop_s = time.monotonic() + 1.0
         while time.monotonic() < stop_s:
             with contextlib.suppress(OSError):
-                if lines := self._log(server).read_text(errors="replace").split("\n"):
-                    if written := [line.strip() for line in lines if line.strip()]:
-                        return written[-1]
+                lines = self._log(server).read_text(errors="replace").splitlines()
+                if written := [line.strip() for line in lines if line.strip()]:
+                    return written[-1]
             time.sleep(0.02)  # its death is noticed here before the fork server notes it
         return ""
 

@@ -261,7 +261,7 @@ class PartServer:
                 self._runner = self._make_runner(options)
         except _Abandoned:
             return
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
             self._fail(exc)
             return
         self._apply(LoadDone())
@@ -340,7 +340,7 @@ class PartServer:
             outputs = self._runner.run(frame.rows, frame.tensors, self._between_layers)
         except _Abandoned:
             return
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
             self._fail(exc)
             return
         if _is_decode(frame):
@@ -373,7 +373,4 @@ class PartServer:
 
 def _is_decode(frame: Frame) -> bool:
     """Whether every row of ``frame`` is one token."""
-    for row in frame.rows:
-        if row.num_tokens != 1:
-            return False
-    return True
+    return all(row.num_tokens == 1 for row in frame.rows)

@@ -25,7 +25,7 @@ class BufferPool:
             return free.pop()
         raw = np.empty(size + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
-        return memoryview(raw)[start : start + size]
+        return raw[start : start + size].data
 
     def give(self, buffer: memoryview) -> None:
         """Take a buffer of `take` back."""

@@ -6,6 +6,7 @@ and a binding that ties authentication to it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -155,10 +156,8 @@ class MemoryChannel:
             count = self._portion(min(len(view), len(data)))
             view[:count] = data[:count]
             del data[:count]
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._event)
-            except BlockingIOError:
-                pass
             if data:
                 self._wake(self)
             if count:

@@ -15,7 +15,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=s
     """Base of all control messages."""
 
 
-class Assign(Message):
+class Assign(Message, frozen=True, kw_only=True):
     """Coordinator to server: hold this part. ``plan`` is the plan's JSON."""
 
     deployment: str
@@ -26,14 +26,14 @@ class Assign(Message):
     deterministic: bool
 
 
-class LoadProgress(Message):
+class LoadProgress(Message, frozen=True, kw_only=True):
     """Server to coordinator while it loads."""
 
     done_bytes: int
     total_bytes: int
 
 
-class Loaded(Message):
+class Loaded(Message, frozen=True, kw_only=True):
     """Server to coordinator: its weights are in memory."""
 
     weight_bytes: int
@@ -41,7 +41,7 @@ class Loaded(Message):
     empty_resident_bytes: int
 
 
-class Connect(Message):
+class Connect(Message, frozen=True, kw_only=True):
     """Coordinator to server: send activations to the part that listens there."""
 
     part: str
@@ -49,26 +49,26 @@ class Connect(Message):
     port: int
 
 
-class Connected(Message):
+class Connected(Message, frozen=True, kw_only=True):
     """Server to coordinator: the next part is reached."""
 
     part: str
 
 
-class Release(Message):
+class Release(Message, frozen=True, kw_only=True):
     """Coordinator to server: forget these sequences."""
 
     sequences: tuple[int, ...]
 
 
-class Ping(Message):
+class Ping(Message, frozen=True, kw_only=True):
     """Are you there? Answered between two layers at the latest."""
 
     number: int
     sent_ns: int
 
 
-class Pong(Message):
+class Pong(Message, frozen=True, kw_only=True):
     """The answer, with the clock of the answering server and the last step it took in."""
 
     number: int
@@ -78,7 +78,7 @@ class Pong(Message):
     finished_step: int
 
 
-class GetStats(Message):
+class GetStats(Message, frozen=True, kw_only=True):
     """Coordinator to server: send your counters."""
 
     number: int
@@ -99,7 +99,7 @@ class Counters(msgspec.Struct, kw_only=True):
     sent_bytes: int = 0
 
 
-class Stats(Message):
+class Stats(Message, frozen=True, kw_only=True):
     """Server to coordinator: the answer to GetStats."""
 
     number: int
@@ -107,7 +107,7 @@ class Stats(Message):
     resident_bytes: int
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True):
     """Server to coordinator: it cannot go on with its assignment. ``error`` names a class of
     `partwise.errors`."""
 
@@ -115,7 +115,7 @@ class Failed(Message):
     text: str
 
 
-class Refused(Message):
+class Refused(Message, frozen=True, kw_only=True):
     """Server to coordinator: one frame was not taken, the assignment stands."""
 
     microbatch: int
@@ -156,6 +156,7 @@ def decode_message(frame: Frame) -> AnyMessage:
         FrameError: not a message this partwise knows.
     """
     try:
-        return _decoder.decode(frame.message)
+        message: AnyMessage = _decoder.decode(frame.message)
     except msgspec.DecodeError as exc:
         raise FrameError(f"not a control message: {exc}") from exc
+    return message

@@ -10,7 +10,6 @@ import os
 import queue
 import socket
 import threading
-import time
 
 from partwise.errors import DeadlineExceeded, LaunchError, LinkClosed, RemoteError
 from partwise.remote.authenticate import (
@@ -75,7 +74,7 @@ class TcpListener:
         self._accepted: queue.SimpleQueue[tuple[Hello, Channel]] = queue.SimpleQueue()
         self._slots = threading.BoundedSemaphore(MAX_PENDING_HANDSHAKES)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._is_closed = False
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def fileno(self) -> int:
@@ -94,17 +93,15 @@ class TcpListener:
 
     def close(self) -> None:
         """Stop listening."""
-        self._is_closed = True
+        self._closed.set()
         self._socket.close()
 
     def _accept(self) -> None:
-        while not self._is_closed:
+        while not self._closed.is_set():
             try:
                 sock, peer = self._socket.accept()
             except OSError:
-                if self._is_closed:
-                    return
-                time.sleep(0.1)  # out of descriptors: the next try may find one
+                self._closed.wait(0.1)  # out of descriptors: the next try may find one
                 continue
             if not self._slots.acquire(blocking=False):
                 sock.close()

@@ -76,12 +76,14 @@ class LlamaFamily(TorchFamily):
     def block(self, index: int) -> nn.Module:
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-        return LlamaDecoderLayer(self.config, index)
+        module: nn.Module = LlamaDecoderLayer(self.config, index)
+        return module
 
     def norm(self) -> nn.Module:
         from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-        return LlamaRMSNorm(self.config.hidden_size, eps=self.config.rms_norm_eps)
+        module: nn.Module = LlamaRMSNorm(self.config.hidden_size, eps=self.config.rms_norm_eps)
+        return module
 
     def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
         hidden: Tensor = module(ids_N)
@@ -122,7 +124,8 @@ class Gpt2Family(TorchFamily):
     def block(self, index: int) -> nn.Module:
         from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-        return GPT2Block(self.config, layer_idx=index)
+        module: nn.Module = GPT2Block(self.config, layer_idx=index)
+        return module
 
     def norm(self) -> nn.Module:
         return nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_epsilon)
