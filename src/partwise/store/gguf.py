@@ -122,20 +122,20 @@ def _read_header(source: Path) -> Header:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     reader = GGUFReader(source)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    architecture = fields["general.architecture"]
+    architecture = reader.fields["general.architecture"].contents()
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         raise UnknownArchitecture(
             f"{source} holds a model of architecture {architecture!r}, which cannot be imported: "
             f"known are {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
         )
-    ends = (fields.get(f"tokenizer.ggml.{key}") for key in END_KEYS)
+    ends = [reader.get_field(f"tokenizer.ggml.{key}") for key in END_KEYS]
+    rule = reader.get_field("tokenizer.ggml.pre")
     return Header(
         architecture=architecture,
-        context_tokens=int(fields[f"{architecture}.context_length"]),
-        end_token_ids=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
-        tokenizer=fields["tokenizer.ggml.model"],
-        split_rule=fields.get("tokenizer.ggml.pre", ""),
+        context_tokens=int(reader.fields[f"{architecture}.context_length"].contents()),
+        end_token_ids=tuple(dict.fromkeys(int(end.contents()) for end in ends if end)),
+        tokenizer=reader.fields["tokenizer.ggml.model"].contents(),
+        split_rule=rule.contents() if rule else "",
         num_tensors_by_type=dict(Counter(tensor.tensor_type.name for tensor in reader.tensors)),
     )
 
@@ -156,9 +156,11 @@ def _load_network(source: Path, report: Report) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
+    report("preparing the network", 0, 1)
     config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    report("preparing the network", 1, 1)
     # Not `AutoModelForCausalLM.from_pretrained`: for GGUF it demands the accelerate package.
     with _counted(modeling_gguf_pytorch_utils, report):
         loaded = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
