@@ -15,20 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from partwise.distributor import Plan, balance_layers, measure_holding, verify_plan
+from partwise.distributor import Plan, measure_holding
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
 from partwise.engine.coordinator import STEP_S, Coordinator
+from partwise.engine.prepared import Prepared, prepare
 from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS, Limits
 from partwise.engine.sequence import FinishReason, Generation, Request
 from partwise.engine.text import Text
-from partwise.errors import PromptError, UsageError
+from partwise.errors import UsageError
 from partwise.launch.local import LocalServers, share_cpus
-from partwise.model import Model, open_model
 from partwise.remote.authenticate import new_token, read_token
 from partwise.remote.messages import Counters, Stats
 from partwise.remote.tcp import TcpTransport
-from partwise.remote.transport import Address, parse_address
+from partwise.remote.transport import Address
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -120,12 +120,11 @@ class Net:
     Methods may be called from any thread; several generations run at once.
     """
 
-    def __init__(
-        self, model: Model, plan: Plan, text: Text, coordinator: Coordinator, assembly: Assembly
-    ) -> None:
-        self.model = model
-        self.plan = plan
-        self.text = text
+    def __init__(self, prepared: Prepared, coordinator: Coordinator, assembly: Assembly) -> None:
+        self.model = prepared.model
+        self.plan = prepared.plan
+        self.text = prepared.text
+        self._prepared = prepared
         self._coordinator = coordinator
         self._assembly = assembly
         self._local: LocalServers | None = None
@@ -139,14 +138,7 @@ class Net:
         Raises:
             PromptError: an empty prompt, or one that does not fit the model's context.
         """
-        is_chat = self.text.has_chat_template if chat is None else chat
-        ids = self.text.encode_chat(prompt) if is_chat else self.text.encode(prompt)
-        room = self.model.context_tokens - len(ids)
-        request = Request(
-            prompt_ids=ids,
-            max_tokens=min(max_tokens, max(room, 1)),
-            stop_ids=self.text.stop_ids,
-        )
+        request = self._prepared.request(prompt, max_tokens=max_tokens, chat=chat)
         return Answer(self.submit(request), self.text)
 
     def submit(self, request: Request) -> Generation:
@@ -156,21 +148,7 @@ class Net:
             PromptError: prompt and ``max_tokens`` exceed the context, or an id is not in the
                 vocabulary.
         """
-        length, context = len(request.prompt_ids), self.model.context_tokens
-        if length >= context:
-            raise PromptError(
-                f"the prompt has {length} tokens and the context of {self.model.name} is"
-                f" {context}: shorten it to {context - 1} or fewer"
-            )
-        if length + request.max_tokens > context:
-            raise PromptError(
-                f"{length} prompt tokens and {request.max_tokens} new ones exceed the context of"
-                f" {context}: ask for {context - length} or fewer"
-            )
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.model.vocab_size:
-            raise PromptError(
-                f"a token id is outside the vocabulary 0..{self.model.vocab_size - 1}"
-            )
+        self._prepared.check(request)
         return self._coordinator.submit(request)
 
     def counters(self) -> list[Stats]:
@@ -249,51 +227,44 @@ def deploy(
 
     ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
     elsewhere and see the model at the same path. A ``plan`` says which part goes to which
-    server; without one layers are balanced by the bytes that a token reads.
+    server: an address among ``servers``, or "local-0" and so on; without one layers are
+    balanced by the bytes that a token reads.
 
     Raises:
+        UsageError: the numbers of parts, servers and parts of the plan differ.
         ModelError, PlanError: the model cannot be deployed so.
         LaunchError, RemoteError, PartFailed: a server did not get ready.
     """
-    path = Path(model).resolve()
-    if servers and parts is not None and parts != len(servers):
-        raise UsageError(f"{parts} parts and {len(servers)} servers: give one or the other")
-    if plan is not None and parts is not None and parts != len(plan.parts):
-        raise UsageError(f"{parts} parts and a plan of {len(plan.parts)}: give one or the other")
-    described = open_model(path)
-    addresses = {text: parse_address(text) for text in servers}
-    if plan is None:
-        names = list(addresses) or [f"local-{i}" for i in range(parts or 1)]
-        plan = balance_layers(described, names)
-    else:
-        verify_plan(plan, described, set(addresses) or None)
-    if addresses:
-        return _deploy_listening(path, described, plan, addresses, options)
-    return _deploy_local(path, described, plan, options)
+    return start(prepare(model, parts=parts, servers=servers, plan=plan), options)
 
 
-def _deploy_listening(
-    path: Path, model: Model, plan: Plan, addresses: dict[str, Address], options: DeployOptions
-) -> Net:
+def start(prepared: Prepared, options: DeployOptions) -> Net:
+    """Make every part of what is prepared ready."""
+    if prepared.addresses:
+        return _start_listening(prepared, options)
+    return _start_local(prepared, options)
+
+
+def _start_listening(prepared: Prepared, options: DeployOptions) -> Net:
     if options.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
     transport = TcpTransport(read_token(options.token_file))
-    target = _target(path, plan, addresses, options.threads, options)
-    return _assemble(model, Text(path), target, transport, options)
+    target = _target(prepared, prepared.addresses, options.threads, options)
+    return _assemble(prepared, target, transport, options)
 
 
-def _deploy_local(path: Path, model: Model, plan: Plan, options: DeployOptions) -> Net:
+def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
     token = new_token()
+    plan = prepared.plan
     threads = options.threads or max(1, _num_processors() // len(plan.parts))
     cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
     if options.is_pinned:
         cpus = share_cpus(len(plan.parts), threads)
-    local = LocalServers(model.architecture, token)
+    local = LocalServers(prepared.model.architecture, token)
     try:
-        text = Text(path)  # while the servers start
         addresses = local.start([part.server for part in plan.parts], cpus)
-        target = _target(path, plan, addresses, threads, options, local.explain)
-        net = _assemble(model, text, target, TcpTransport(token), options)
+        target = _target(prepared, addresses, threads, options, local.explain)
+        net = _assemble(prepared, target, TcpTransport(token), options)
     except BaseException:
         local.close()
         raise
@@ -311,27 +282,29 @@ def _explain_nothing(server: str) -> str:
 
 
 def _target(
-    path: Path,
-    plan: Plan,
+    prepared: Prepared,
     addresses: dict[str, Address],
     threads: int,
     options: DeployOptions,
     explain: Callable[[str], str] = _explain_nothing,
 ) -> Target:
+    plan, model = prepared.plan, prepared.model
+    total_bytes = sum(measure_holding(plan, model, p.name).weight_bytes for p in plan.parts)
     return Target(
         name=secrets.token_hex(8),
         plan=plan,
-        model_path=str(path),
+        model_path=str(prepared.path),
         addresses=addresses,
         threads=threads,
         is_deterministic=options.is_deterministic,
-        on_progress=options.on_load,
+        # The parts that have not begun would be missing in the total that is reported.
+        on_progress=lambda done_bytes, _: options.on_load(done_bytes, total_bytes),
         explain=explain,
     )
 
 
 def _assemble(
-    model: Model, text: Text, target: Target, transport: TcpTransport, options: DeployOptions
+    prepared: Prepared, target: Target, transport: TcpTransport, options: DeployOptions
 ) -> Net:
     assembly = Assembly(target, transport)
     limits = Limits(
@@ -346,4 +319,4 @@ def _assemble(
         explain=target.explain,
         step_s=options.step_timeout_s,
     )
-    return Net(model, target.plan, text, coordinator, assembly)
+    return Net(prepared, coordinator, assembly)

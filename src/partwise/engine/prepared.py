@@ -1,0 +1,110 @@
+"""What is checked of a deployment, and of a prompt, before a server is started or reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from partwise.distributor import Plan, balance_layers, verify_plan
+from partwise.engine.sequence import Request
+from partwise.engine.text import Text
+from partwise.errors import PromptError, UsageError
+from partwise.model import Model, open_model
+from partwise.remote.transport import Address, parse_address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model, its plan and the servers it names. No ``addresses``: servers of this machine."""
+
+    path: Path
+    model: Model
+    plan: Plan
+    text: Text
+    addresses: dict[str, Address]
+
+    def request(self, prompt: str, *, max_tokens: int, chat: bool | None) -> Request:
+        """The request that answers ``prompt``; ``max_tokens`` is cut to the model's context.
+
+        Raises:
+            PromptError: an empty prompt, or one that does not fit the context.
+        """
+        is_chat = self.text.has_chat_template if chat is None else chat
+        ids = self.text.encode_chat(prompt) if is_chat else self.text.encode(prompt)
+        room = self.model.context_tokens - len(ids)
+        request = Request(
+            prompt_ids=ids,
+            max_tokens=min(max_tokens, max(room, 1)),
+            stop_ids=self.text.stop_ids,
+        )
+        self.check(request)
+        return request
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that the model cannot run.
+
+        Raises:
+            PromptError: prompt and ``max_tokens`` exceed the context, or an id is not in the
+                vocabulary.
+        """
+        length, context = len(request.prompt_ids), self.model.context_tokens
+        if length >= context:
+            raise PromptError(
+                f"the prompt has {length} tokens and the context of {self.model.name} is"
+                f" {context}: shorten it to {context - 1} or fewer"
+            )
+        if length + request.max_tokens > context:
+            raise PromptError(
+                f"{length} prompt tokens and {request.max_tokens} new ones exceed the context of"
+                f" {context}: ask for {context - length} or fewer"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.model.vocab_size:
+            raise PromptError(
+                f"a token id is outside the vocabulary 0..{self.model.vocab_size - 1}"
+            )
+
+
+def prepare(
+    model: str | Path, *, parts: int | None, servers: Sequence[str], plan: Plan | None
+) -> Prepared:
+    """Check what a model is to be deployed with, and plan it if no plan is given.
+
+    Raises:
+        UsageError: the numbers of parts, servers and parts of the plan differ.
+        ModelError, PlanError: the model cannot be deployed so.
+    """
+    path = Path(model).resolve()
+    addresses = {text: parse_address(text) for text in servers}
+    _check_counts(parts, servers, plan)
+    described = open_model(path)
+    names = list(addresses) or [
+        f"local-{i}" for i in range(len(plan.parts) if plan else parts or 1)
+    ]
+    if plan is None:
+        plan = balance_layers(described, names)
+    else:
+        verify_plan(plan, described, names)
+    return Prepared(path=path, model=described, plan=plan, text=Text(path), addresses=addresses)
+
+
+def _check_counts(parts: int | None, servers: Sequence[str], plan: Plan | None) -> None:
+    """Parts, servers and the parts of the plan are as many, as far as they are given."""
+    if parts is not None and parts < 1:
+        raise UsageError(f"{parts} parts: ask for at least 1")
+    if len(set(servers)) < len(servers):
+        raise UsageError(f"a server is given twice in {','.join(servers)}: it hosts 1 part")
+    if servers and parts is not None and parts != len(servers):
+        raise UsageError(f"{parts} parts and {len(servers)} servers: give one or the other")
+    if plan is None:
+        return
+    if parts is not None and parts != len(plan.parts):
+        raise UsageError(f"{parts} parts and a plan of {len(plan.parts)}: give one or the other")
+    wanted = ",".join(part.server for part in plan.parts)
+    if servers and len(servers) != len(plan.parts):
+        raise UsageError(
+            f"{len(servers)} servers and a plan of {len(plan.parts)} parts: give its servers,"
+            f" {wanted}"
+        )
+    if not servers and any(":" in part.server for part in plan.parts):
+        raise UsageError(f"the plan is for servers that listen: give --servers {wanted}")
