@@ -199,9 +199,11 @@ class Net:
 
     def close(self) -> None:
         """End every generation and every server that the deployment started."""
-        self._coordinator.close()
-        if self._local is not None:
-            self._local.close()
+        try:
+            self._coordinator.close()
+        finally:
+            if self._local is not None:
+                self._local.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -20,14 +20,11 @@ from pathlib import Path
 import msgspec
 
 from partwise.errors import PartwiseError
+from partwise.launch.listening import import_runner, serve
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 
 _PR_SET_PDEATHSIG = 1
-_PRELOADED = {
-    "LlamaForCausalLM": "transformers.models.llama.modeling_llama",
-    "GPT2LMHeadModel": "transformers.models.gpt2.modeling_gpt2",
-}
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +37,11 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preload(msgspec.Struct, frozen=True, kw_only=True):
-    """In, first: import what servers of this architecture need."""
+    """In, first: import what servers of this architecture need. ``folder`` holds their logs
+    and goes away with the coordinator."""
 
     architecture: str
+    folder: str
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,13 +57,11 @@ def main() -> None:
     """Preload, fork a server for each request, reap those that end."""
     lines = sys.stdin.buffer
     preload = msgspec.json.decode(lines.readline(), type=Preload)
-    _end_with_coordinator()
+    _end_with_coordinator(preload.folder)
     import torch
 
     torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
-    importlib.import_module("partwise.part.torch.runner")
-    if name := _PRELOADED.get(preload.architecture):
-        importlib.import_module(name)
+    import_runner(preload.architecture)
     gc.collect()
     gc.freeze()  # the collector would copy every shared page in every server
     logs: dict[int, str] = {}
@@ -78,27 +75,30 @@ def main() -> None:
 
 
 def _reap(logs: dict[int, str]) -> None:
-    """Note in the log of each server that ended how it ended."""
+    """Note in the log of each server that ended by a signal which it was, then reap it."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if ended is None:
             return
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0 and pid in logs:
+        pid = ended.si_pid
+        if ended.si_code != os.CLD_EXITED and pid in logs:
             with Path(logs[pid]).open("a") as log:
-                log.write(f"\nprocess {pid} was ended by {signal.Signals(-code).name}\n")
+                log.write(f"\nprocess {pid} was ended by {signal.Signals(ended.si_status).name}\n")
+        os.waitpid(pid, 0)  # only now: whoever sees it gone finds the note
 
 
-def _end_with_coordinator() -> None:
+def _end_with_coordinator(folder: str | None = None) -> None:
     """Exit as soon as the other end of stdin closes; from a thread, so that nothing delays it."""
 
     def watch() -> None:
         poll = select.poll()
         poll.register(0, 0)  # a hang-up is always reported
         poll.poll()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
@@ -121,8 +121,6 @@ def _become_server(spawn: Spawn) -> None:
 
 
 def _serve(spawn: Spawn) -> None:
-    from partwise.launch.listening import serve
-
     transport = TcpTransport(spawn.token.encode())
     try:
         listener = transport.listen(Address("127.0.0.1", 0), spawn.server)

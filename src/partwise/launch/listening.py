@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.transport import Listener, Transport
+
+_MODULES = {
+    "LlamaForCausalLM": "transformers.models.llama.modeling_llama",
+    "GPT2LMHeadModel": "transformers.models.gpt2.modeling_gpt2",
+}
+
+
+def import_runner(*architectures: str) -> None:
+    """Import now what the first parts of these architectures (none given: all) would import."""
+    importlib.import_module("partwise.part.torch.runner")
+    for architecture in architectures or _MODULES:
+        if name := _MODULES.get(architecture):
+            importlib.import_module(name)
 
 
 def make_torch_runner(options: RunnerOptions) -> Runner:
@@ -19,15 +35,35 @@ def make_torch_runner(options: RunnerOptions) -> Runner:
     return TorchRunner(options)
 
 
-def serve(name: str, transport: Transport, listener: Listener) -> None:
-    """Serve parts until SIGTERM or SIGINT."""
-    server = PartServer(name, transport, listener, make_torch_runner)
+def serve(
+    name: str,
+    transport: Transport,
+    listener: Listener,
+    *,
+    threads: int = 0,
+    on_serving: Callable[[], None] | None = None,
+) -> None:
+    """Serve parts until SIGTERM or SIGINT, then end the process.
+
+    ``threads`` are for coordinators that leave their number to the server; 0: one a processor.
+    ``on_serving`` is called when signals are already handled.
+    """
+    own_threads = threads or len(os.sched_getaffinity(0))
+
+    def make_runner(options: RunnerOptions) -> Runner:
+        return make_torch_runner(
+            dataclasses.replace(options, threads=options.threads or own_threads)
+        )
+
+    server = PartServer(name, transport, listener, make_runner)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    if on_serving is not None:
+        on_serving()
     server.run()
     # Interpreter shutdown would only tear down what the process's end frees anyway.
     sys.stdout.flush()

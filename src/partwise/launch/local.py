@@ -21,6 +21,8 @@ from partwise.remote.transport import Address
 
 START_S = 60.0
 STOP_S = 5.0
+END_S = 1.0
+"""How long a server whose link ended may take to end itself."""
 
 
 class LocalServers:
@@ -37,7 +39,7 @@ class LocalServers:
             stderr=(self._folder / "forkserver.log").open("wb"),
             start_new_session=True,  # Ctrl-C is for the coordinator: it ends its servers itself
         )
-        self._send(Preload(architecture=architecture))
+        self._send(Preload(architecture=architecture, folder=str(self._folder)))
 
     def start(self, servers: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
         """Fork the servers and wait until each listens; their addresses by name.
@@ -63,15 +65,18 @@ class LocalServers:
         return dict(self._pids)
 
     def explain(self, server: str) -> str:
-        """The last line that a server wrote before it went away; empty if it wrote none."""
-        stop_s = time.monotonic() + 1.0
-        while time.monotonic() < stop_s:
-            with contextlib.suppress(OSError):
-                lines = self._log(server).read_text(errors="replace").splitlines()
-                if written := [line.strip() for line in lines if line.strip()]:
-                    return written[-1]
-            time.sleep(0.02)  # its death is noticed here before the fork server notes it
-        return ""
+        """The last line that a server wrote before it ended; empty if it wrote none, or runs."""
+        stop_s = time.monotonic() + END_S
+        pid = self._pids.get(server)
+        while pid is not None and _exists(pid):
+            if time.monotonic() > stop_s:
+                return ""
+            time.sleep(0.01)  # its link ends before it does
+        try:
+            written = self._log(server).read_text(errors="replace")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(written.splitlines()) if line.strip()), "")
 
     def close(self) -> None:
         """End all servers and wait for them, STOP_S at most."""
@@ -125,12 +130,22 @@ class LocalServers:
         return LaunchError(f"the servers did not start: {why}")
 
 
-def _is_alive(pid: int) -> bool:
+def _exists(pid: int) -> bool:
+    """Whether the process runs, or ended and was not reaped yet."""
     try:
         os.kill(pid, 0)
-        return True
     except ProcessLookupError:
         return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process runs: nobody may be there to reap the orphans of the fork server."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def share_cpus(num_servers: int, threads: int) -> list[tuple[int, ...]]:

@@ -1,0 +1,63 @@
+"""`partwise server`: a server of this machine that waits for coordinators elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from partwise.errors import UsageError
+
+NAME = "server"
+HELP = "listen, and hold a part of a model for whoever has the token"
+EXAMPLES = (
+    "partwise server --listen 127.0.0.1:7070 --token-file token",
+    "partwise server --listen 10.0.0.5:7070 --token-file token --threads 8 --name lab-2",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``partwise server``."""
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        required=True,
+        help="the address that the coordinator and the other servers reach; port 0: any free one",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the cluster token, for example from `openssl rand -hex 32`",
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="T",
+        type=int,
+        help="threads where the coordinator asks for none (default: one a processor)",
+    )
+    parser.add_argument("--name", help="its name in messages (default: the address)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; then the process ends with exit code 0."""
+    from partwise.launch.listening import import_runner, serve
+    from partwise.remote.authenticate import read_token
+    from partwise.remote.tcp import TcpTransport
+    from partwise.remote.transport import parse_address
+
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
+    transport = TcpTransport(read_token(args.token_file))
+    address = parse_address(args.listen)
+    listener = transport.listen(address, args.name or str(address))
+    import_runner()  # the first coordinator finds a server that only has to load
+    name = args.name or str(listener.address)
+    note = "" if listener.address.is_loopback else " (authenticated, not encrypted yet)"
+
+    def announce() -> None:
+        print(f"server {name} listens on {listener.address}{note}", file=sys.stderr, flush=True)
+
+    serve(name, transport, listener, threads=args.threads or 0, on_serving=announce)
+    return 0
