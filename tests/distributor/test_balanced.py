@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from partwise.distributor import balance_layers
-from partwise.distributor.balanced import cut_evenly
+from partwise.distributor.balanced import cut_evenly, find_least_limit
 from partwise.errors import PlanError
 from partwise.model import Model
 
@@ -30,6 +30,8 @@ def test_no_cut_is_better_than_the_one_chosen() -> None:
             (0, *cuts, len(weights)) for cuts in combinations(range(1, len(weights)), num_parts - 1)
         ]
         assert bounds in every_cut
+        least = min(judge(weights, cut)[0] for cut in every_cut)
+        assert find_least_limit(weights, num_parts) == least
         assert judge(weights, bounds) == min(judge(weights, cut) for cut in every_cut)
 
 

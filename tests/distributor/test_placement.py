@@ -121,3 +121,27 @@ def test_holdings_of_members_are_their_neurons_and_the_replicas(model: Model) ->
     assert one.weight_bytes == 4 * 4 * (group + 8 * unit + replicas)
     assert other.weight_bytes == 4 * 4 * (3 * group + 4 * unit + replicas)
     assert (one.kv_bytes_per_token, other.kv_bytes_per_token) == (4 * 4 * 4, 4 * 4 * 12)
+
+
+def test_a_tied_table_that_two_stages_use_is_held_whole_by_each_member(model: Model) -> None:
+    halves = [(0, 15), (15, 30)]
+    members = tuple(
+        Member(part=f"p{i}", neurons=(share("vocabulary_row", *rows),))
+        for i, rows in enumerate(halves)
+    )
+    stages = (
+        Stage(start=0, stop=1, members=members),
+        Stage(start=1, stop=7, members=(Member(part="out"),)),
+    )
+    plan = Plan(
+        strategy="by hand",
+        model=identify(model),
+        stages=stages,
+        parts=tuple(Part(name=name, server=name) for name in ("p0", "p1", "out")),
+        links=(Link(source="p0", target="out"), Link(source="p1", target="out")),
+        placements=place_parameters(model, stages),
+    )
+    verify_plan(plan, model)
+    assert placed(plan.placements)[TABLE].parts == ("p0", "p1", "out")
+    for part in ("p0", "p1"):
+        assert measure_holding(plan, model, part).weight_bytes == 4 * 30 * 16

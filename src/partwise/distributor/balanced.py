@@ -73,7 +73,7 @@ def cut_evenly(weights: Sequence[int], num_parts: int) -> list[int]:
     Of the cuts with that largest run, the one with the least sum of squares: the most even.
     """
     sums = [0, *accumulate(weights)]
-    limit = _least_limit(weights, num_parts)
+    limit = find_least_limit(weights, num_parts)
     # best[stop] is (sum of squares, bounds) of weights[:stop] in the runs so far.
     best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}
     for _ in range(num_parts):
@@ -89,7 +89,7 @@ def cut_evenly(weights: Sequence[int], num_parts: int) -> list[int]:
     return list(best[len(weights)][1])
 
 
-def _least_limit(weights: Sequence[int], num_parts: int) -> int:
+def find_least_limit(weights: Sequence[int], num_parts: int) -> int:
     """The least bound under which ``num_parts`` runs can hold all ``weights``.
 
     Fewer runs suffice too: each cut more makes no run larger.
