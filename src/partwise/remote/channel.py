@@ -158,7 +158,7 @@ class MemoryChannel:
             del data[:count]
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._event)
-            if data:
+            if data or self._incoming.is_closed:
                 self._wake(self)
             if count:
                 self._wake(self._peer)

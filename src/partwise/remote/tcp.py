@@ -6,6 +6,7 @@ A connection beyond loopback belongs in TLS: it goes between the socket and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -94,6 +95,9 @@ class TcpListener:
     def close(self) -> None:
         """Stop listening."""
         self._closed.set()
+        # Closing alone would not wake the thread that accepts, and the port would stay open.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
