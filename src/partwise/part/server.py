@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from partwise import errors
@@ -103,6 +104,15 @@ class PartServer:
         self._idle_since_ns = 0
         self._empty_bytes = resident_bytes()
         self._is_stopped = False
+        self._doers: dict[type, Callable[..., None]] = {
+            Compute: self._compute,
+            Push: self._push,
+            Consume: self._consume,
+            Refuse: self._refuse,
+            Forget: self._forget,
+            Load: self._load,
+            Reset: self._reset,
+        }
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -240,7 +250,7 @@ class PartServer:
         self._assign, self._plan = assign, plan
         self._apply(Assigned(assign.deployment, assign.part, plan.plan_version, is_last))
 
-    def _load(self) -> None:
+    def _load(self, action: Load) -> None:
         assign, plan = self._assign, self._plan
         if assign is None or plan is None:
             return
@@ -291,7 +301,7 @@ class PartServer:
         self._apply(NextReached())
         self._tell(Connected(part=connect.part))
 
-    def _reset(self) -> None:
+    def _reset(self, action: Reset) -> None:
         for link in (*self._inbound, self._next):
             if link is not None:
                 self._poller.remove(link)
@@ -310,29 +320,23 @@ class PartServer:
         while self._todo:
             todo, self._todo = self._todo, []
             for action in todo:
-                self._do(action)
+                self._doers[type(action)](action)
 
-    def _do(self, action: Action) -> None:
-        match action:
-            case Compute(frame):
-                self._compute(frame)
-            case Push():
-                self._push(action)
-            case Consume(frame):
-                link = self._previous.pop(id(frame.lease), None)
-                if link is not None:
-                    link.release(frame)
-            case Refuse(frame, reason):
-                self._tell(Refused(microbatch=frame.microbatch, step=frame.step, text=reason))
-            case Forget(sequences):
-                if self._runner is not None:
-                    self._runner.release(sequences)
-            case Load():
-                self._load()
-            case Reset():
-                self._reset()
+    def _consume(self, action: Consume) -> None:
+        link = self._previous.pop(id(action.frame.lease), None)
+        if link is not None:
+            link.release(action.frame)
 
-    def _compute(self, frame: Frame) -> None:
+    def _refuse(self, action: Refuse) -> None:
+        frame = action.frame
+        self._tell(Refused(microbatch=frame.microbatch, step=frame.step, text=action.reason))
+
+    def _forget(self, action: Forget) -> None:
+        if self._runner is not None:
+            self._runner.release(action.sequences)
+
+    def _compute(self, action: Compute) -> None:
+        frame = action.frame
         if self._runner is None:
             return
         start_ns = time.monotonic_ns()
@@ -372,5 +376,5 @@ class PartServer:
 
 
 def _is_decode(frame: Frame) -> bool:
-    """Whether every row of ``frame`` is one token."""
-    return all(row.num_tokens == 1 for row in frame.rows)
+    """Whether every row of ``frame`` is one token: rows of prompts come last."""
+    return frame.rows[-1].num_tokens == 1

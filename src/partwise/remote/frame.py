@@ -55,6 +55,9 @@ class FrameKind(IntEnum):
     CONTROL = 5
 
 
+_KINDS = {int(kind): kind for kind in FrameKind}
+
+
 class RowFlag(IntFlag):
     """What the last part returns for the last token of a row."""
 
@@ -179,12 +182,14 @@ def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
     Raises:
         FrameError: any field out of its bounds.
     """
-    if len(buffer) < HEADER_BYTES or frame_bytes(buffer) != len(buffer):
-        raise FrameError(f"{len(buffer)} bytes do not hold the frame that they announce")
+    if len(buffer) < HEADER_BYTES:
+        raise FrameError(f"{len(buffer)} bytes are too few for a frame")
     (
-        _, kind_code, _, num_tensors, num_rows, plan_version,
-        microbatch, step, attempt, layer, _, sent_ns,
+        magic, kind_code, _, num_tensors, num_rows, plan_version,
+        microbatch, step, attempt, layer, body_bytes, sent_ns,
     ) = _HEADER.unpack_from(buffer)  # fmt: skip
+    if magic != _MAGIC or body_bytes != len(buffer) - HEADER_BYTES:
+        raise FrameError(f"{len(buffer)} bytes do not hold the frame that they announce")
     try:
         kind = FrameKind(kind_code)
     except ValueError as exc:
@@ -245,4 +250,7 @@ def _view(
         raise FrameError(
             f"a tensor of shape {tuple(shape)} in {size} bytes at {offset} of {len(buffer)}"
         )
-    return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
+    try:
+        return np.ndarray(shape, dtype, buffer, offset)
+    except ValueError as exc:  # empty, yet of sizes that no array may have
+        raise FrameError(f"a tensor of shape {tuple(shape)}: {exc}") from exc

@@ -12,18 +12,19 @@ of one frame. A credit chunk has no bytes: its length is the number of bytes rel
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
 
-from partwise.errors import FrameError, RemoteError
+from partwise.errors import FrameError, LinkClosed, RemoteError
 from partwise.remote.buffers import BufferPool
 from partwise.remote.channel import Channel
 from partwise.remote.frame import (
     HEADER_BYTES,
     Encoded,
     Frame,
+    FrameKind,
     decode_frame,
     encode_frame,
     frame_bytes,
@@ -74,10 +75,10 @@ class _Incoming:
     __slots__ = ("buffer", "header", "position", "total")
 
     def __init__(self) -> None:
-        self.header = bytearray(HEADER_BYTES)
         self.reset()
 
     def reset(self) -> None:
+        self.header = b""
         self.position = 0
         self.total = 0
         self.buffer: memoryview = memoryview(b"")
@@ -101,7 +102,6 @@ class Link:
         self._lanes = (_Incoming(), _Incoming())
         self._lane = _CONTROL
         self._chunk_remaining = 0
-        self._received: deque[Frame] = deque()
         self._queues: tuple[deque[_Outgoing], deque[_Outgoing]] = (deque(), deque())
         self._sending: list[memoryview] = []
         self._unreleased_bytes = 0  # sent by us, not yet released by the other side
@@ -137,7 +137,9 @@ class Link:
     @property
     def wants_write(self) -> bool:
         """Whether `flush` could go on as soon as the channel takes bytes."""
-        return bool(self._sending) or self._next() is not None
+        return bool(
+            self._sending or ((self._queues[_CONTROL] or self._queues[_DATA]) and self._next())
+        )
 
     @property
     def is_congested(self) -> bool:
@@ -193,20 +195,24 @@ class Link:
 
     # Receiving
 
-    def receive(self) -> Iterator[Frame]:
-        """Read what the channel has and yield the frames that are complete.
+    def receive(self) -> list[Frame]:
+        """Read what the channel has; the frames that are complete, in order.
 
         Raises:
             LinkClosed: the other side went away.
             FrameError: the other side sent something that is not a frame.
         """
-        may_have_more = True
-        while may_have_more:
-            may_have_more = self._read()
-            while self._received:
-                yield self._received.popleft()
+        frames: list[Frame] = []
+        try:
+            while self._read(frames):
+                pass
+        except LinkClosed:
+            if not frames:
+                raise
+            # They came first, and may say why it closed: the next call raises again.
+        return frames
 
-    def _read(self) -> bool:
+    def _read(self, frames: list[Frame]) -> bool:
         """One read from the channel; whether another may give more."""
         incoming = self._lanes[self._lane]
         if self._chunk_remaining >= SCRATCH_BYTES and incoming.total:
@@ -214,18 +220,18 @@ class Link:
             wanted = incoming.buffer[incoming.position : stop]
             count = self.channel.receive_into(wanted)
             if count:
-                self._advance(incoming, count)
+                self._advance(incoming, count, frames)
             return count == len(wanted)
         count = self.channel.receive_into(self._scratch[self._scratch_stop :])
         self._scratch_stop += count
         is_full = self._scratch_stop == SCRATCH_BYTES
-        self._parse()
+        self._parse(frames)
         return is_full
 
-    def _parse(self) -> None:
+    def _parse(self, frames: list[Frame]) -> None:
         """Take chunks out of the scratch buffer."""
         scratch, start, stop = self._scratch, self._scratch_start, self._scratch_stop
-        while True:
+        while start < stop:
             if not self._chunk_remaining:
                 if stop - start < _CHUNK.size:
                     break
@@ -234,9 +240,7 @@ class Link:
                 self._begin_chunk(length, lane)
                 continue
             count = min(stop - start, self._chunk_remaining)
-            if not count:
-                break
-            self._take(scratch[start : start + count])
+            self._take(scratch[start : start + count], frames)
             start += count
         if start == stop:
             start = stop = 0
@@ -251,39 +255,42 @@ class Link:
             self._unreleased_bytes -= length
             if self._unreleased_bytes < 0:
                 raise FrameError(f"{self.name} released {length} bytes that it never got")
-            self.flush()
         elif lane > _DATA or not 0 < length <= CHUNK_BYTES:
             raise FrameError(f"{self.name} sent a chunk of {length} bytes on lane {lane}")
         else:
             self._lane, self._chunk_remaining = lane, length
 
-    def _take(self, data: memoryview) -> None:
+    def _take(self, data: memoryview, frames: list[Frame]) -> None:
         """Bytes of the current chunk, at the place in their frame."""
         incoming = self._lanes[self._lane]
         if not incoming.total:
-            need = min(HEADER_BYTES - incoming.position, len(data))
-            incoming.header[incoming.position : incoming.position + need] = data[:need]
-            incoming.position += need
-            self._chunk_remaining -= need
-            data = data[need:]
-            if incoming.position < HEADER_BYTES:
+            data = self._take_header(incoming, data)
+            if not incoming.total:
                 return
-            incoming.total = frame_bytes(memoryview(incoming.header))
-            if self._lane == _CONTROL and incoming.total > MAX_CONTROL_BYTES:
-                raise FrameError(f"{self.name} sent a control frame of {incoming.total} bytes")
-            incoming.buffer = self._pool.take(incoming.total)
-            incoming.buffer[:HEADER_BYTES] = incoming.header
-            if incoming.total == HEADER_BYTES:
-                self._advance(incoming, 0)
-                return
-        if data:
-            stop = incoming.position + len(data)
-            if stop > incoming.total:
-                raise FrameError(f"{self.name} sent more bytes than its frame holds")
-            incoming.buffer[incoming.position : stop] = data
-            self._advance(incoming, len(data))
+        stop = incoming.position + len(data)
+        if stop > incoming.total:
+            raise FrameError(f"{self.name} sent more bytes than its frame holds")
+        incoming.buffer[incoming.position : stop] = data
+        self._advance(incoming, len(data), frames)
 
-    def _advance(self, incoming: _Incoming, count: int) -> None:
+    def _take_header(self, incoming: _Incoming, data: memoryview) -> memoryview:
+        """Learn the frame's size as soon as its header is there; what is to be stored."""
+        if incoming.position or len(data) < HEADER_BYTES:
+            incoming.header += data
+            incoming.position += len(data)
+            self._chunk_remaining -= len(data)
+            if incoming.position < HEADER_BYTES:
+                return data
+            data = memoryview(incoming.header)
+            self._chunk_remaining += len(data)
+            incoming.position = 0
+        incoming.total = frame_bytes(data)
+        if self._lane == _CONTROL and incoming.total > MAX_CONTROL_BYTES:
+            raise FrameError(f"{self.name} sent a control frame of {incoming.total} bytes")
+        incoming.buffer = self._pool.take(incoming.total)
+        return data
+
+    def _advance(self, incoming: _Incoming, count: int, frames: list[Frame]) -> None:
         incoming.position += count
         self._chunk_remaining -= count
         if incoming.position < incoming.total:
@@ -293,10 +300,13 @@ class Link:
         buffer, total = incoming.buffer, incoming.total
         incoming.reset()
         if self._lane == _CONTROL:
-            self._received.append(decode_frame(buffer[:total]))
+            frame = decode_frame(buffer[:total])
             self._pool.give(buffer)
         else:
-            self._received.append(decode_frame(buffer[:total], lease=buffer))
+            frame = decode_frame(buffer[:total], lease=buffer)
+        if (frame.kind is FrameKind.CONTROL) != (self._lane == _CONTROL):
+            raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {self._lane}")
+        frames.append(frame)
 
     def release(self, frame: Frame) -> None:
         """Hand the buffer of a received data frame back, once: its tensors are gone after."""
@@ -305,7 +315,8 @@ class Link:
         self._credit_owed_bytes += frame_bytes(frame.lease)
         self._pool.give(frame.lease)
         if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
-            self.flush()
+            with contextlib.suppress(LinkClosed):  # the next `receive` says so
+                self.flush()
 
     def close(self) -> None:
         """Close the channel; what is queued is lost."""

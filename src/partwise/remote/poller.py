@@ -81,18 +81,21 @@ class Poller:
                 self._writing.symmetric_difference_update((fd,))
 
     def _serve(self, fd: int, link: Link) -> None:
-        frames = link.receive()
-        while self._links.get(fd) is link:
-            try:
-                frame = next(frames, None)
-                if frame is None:
-                    if link.wants_write:
-                        link.flush()
-                    return
-            except RemoteError as exc:
-                self.lose(link, exc)
-                return
+        try:
+            frames = link.receive()
+        except RemoteError as exc:
+            self.lose(link, exc)
+            return
+        for frame in frames:
             self._on_frame(link, frame)
+            if self._links.get(fd) is not link:
+                return  # what the frame caused ended the link
+        # After the frames: a failed write must not hide what the other side said last.
+        try:
+            if link.wants_write:
+                link.flush()
+        except RemoteError as exc:
+            self.lose(link, exc)
 
     def lose(self, link: Link, error: RemoteError) -> None:
         """End ``link`` because of ``error``."""

@@ -1,0 +1,127 @@
+"""Decode speed of parts against one part and against transformers, on SmolLM2 in fp32.
+
+Every configuration is deployed once and stays; each round runs all of them, one after the
+other, in a changing order. Ratios are taken within a round.
+
+- one part, one thread, one stream, against transformers' `generate` with one thread;
+- two parts of one thread each against that one part, at one stream;
+- four streams: two parts of one thread each against one part with one thread and against one
+  part with two threads; same batching on both sides: two microbatches of two rows in flight.
+
+    python bench/decode.py [--rounds N] [--tokens N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from harness import SMOLLM2, ratio, report, spread
+
+import partwise
+from partwise.cli.format import format_table
+
+PROMPT = "Once upon a time, in a village by the sea, there lived"
+NUM_STREAMS = 4
+BATCHED = 2
+"""Microbatches in flight on both sides at four streams."""
+
+
+def serve_transformers(pipe: Connection, model: str, threads: int) -> None:
+    """A process that decodes with transformers whenever it is asked."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    pipe.send("ready")
+    while True:
+        ids, num_tokens = pipe.recv()
+        inputs = torch.tensor([ids])
+        arguments = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+        start_s = time.perf_counter()
+        net.generate(inputs, max_new_tokens=1, **arguments)
+        first_s = time.perf_counter()
+        net.generate(inputs, max_new_tokens=num_tokens, **arguments)
+        stop_s = time.perf_counter()
+        # The time of the tokens after the first, like ours.
+        pipe.send((num_tokens - 1) / (stop_s - first_s - (first_s - start_s)))
+
+
+def decode(net: partwise.Net, ids: tuple[int, ...], num_streams: int, num_tokens: int) -> float:
+    """Tokens per second of all streams together, from when all decode until the last ends."""
+    request = partwise.Request(prompt_ids=ids, max_tokens=num_tokens)
+    generations = [net.submit(request) for _ in range(num_streams)]
+    for generation in generations:
+        for _ in generation:
+            pass
+    start_s = max(generation.token_times_s[0] for generation in generations)
+    stop_s = max(generation.token_times_s[-1] for generation in generations)
+    count = sum(t > start_s for g in generations for t in g.token_times_s)
+    return count / (stop_s - start_s)
+
+
+def deploy(parts: int, threads: int, max_in_flight: int = 0) -> partwise.Net:
+    options = partwise.DeployOptions(threads=threads, max_in_flight=max_in_flight)
+    return partwise.deploy(SMOLLM2, parts=parts, options=options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=48)
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_transformers, args=(theirs, str(SMOLLM2), 1))
+    process.start()
+    ours.recv()
+    one, two = deploy(1, 1), deploy(2, 1)
+    one_batched, wide_batched = deploy(1, 1, BATCHED), deploy(1, 2, BATCHED)
+    ids = one.text.encode(PROMPT)
+
+    def transformers_speed() -> float:
+        ours.send((list(ids), args.tokens))
+        return float(ours.recv())
+
+    runs: dict[str, Callable[[], float]] = {
+        "transformers, 1 thread, 1 stream": transformers_speed,
+        "1 part, 1 thread, 1 stream": lambda: decode(one, ids, 1, args.tokens),
+        "2 parts, 1 thread each, 1 stream": lambda: decode(two, ids, 1, args.tokens),
+        "1 part, 1 thread, 4 streams": lambda: decode(one_batched, ids, NUM_STREAMS, args.tokens),
+        "1 part, 2 threads, 4 streams": lambda: decode(wide_batched, ids, NUM_STREAMS, args.tokens),
+        "2 parts, 1 thread each, 4 streams": lambda: decode(two, ids, NUM_STREAMS, args.tokens),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    generator = random.Random(0)
+    for run in runs.values():
+        run()  # warm
+    for _ in range(args.rounds):
+        generator.shuffle(order)
+        for name in order:
+            speeds[name].append(runs[name]())
+    for net in (one, two, one_batched, wide_batched):
+        net.close()
+    process.kill()
+    process.join()
+    names = list(runs)
+    figures = {
+        "one_part_over_transformers": ratio(speeds[names[1]], speeds[names[0]]),
+        "two_parts_one_stream": ratio(speeds[names[2]], speeds[names[1]]),
+        "two_parts_four_streams": ratio(speeds[names[5]], speeds[names[3]]),
+        "two_parts_over_two_threads": ratio(speeds[names[5]], speeds[names[4]]),
+    }
+    print(format_table(("run", "tokens/s"), [(n, str(spread(s))) for n, s in speeds.items()]))
+    print(format_table(("ratio", "median (quartiles)"), [(n, str(r)) for n, r in figures.items()]))
+    report("decode", {name: value.median for name, value in figures.items()}, speeds)
+
+
+if __name__ == "__main__":
+    assert Path(SMOLLM2).is_dir(), f"{SMOLLM2} is missing: run `make model`"
+    main()
