@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.links import Pair, control_frame, data_frame, is_whole
 
 from partwise.errors import FrameError, LinkClosed, RemoteError
 from partwise.remote import link as link_module
 from partwise.remote.channel import MemoryChannel
 from partwise.remote.frame import Frame, FrameKind, encode_frame
 from partwise.remote.link import CHUNK_BYTES, Link
+from support.links import Pair, control_frame, data_frame, is_whole
 
 SIZES = st.one_of(
     st.integers(0, 300),
@@ -213,10 +214,8 @@ def test_a_frame_on_the_wrong_lane_is_a_frame_error(lane: int) -> None:
 
 @given(data=st.binary(max_size=400))
 def test_random_bytes_never_crash_a_link(data: bytes) -> None:
-    try:
+    with contextlib.suppress(FrameError):
         assert not feed(data)
-    except FrameError:
-        pass
 
 
 @given(flips=st.lists(st.integers(0, 8 * 300 - 1), min_size=1, max_size=6), cut=st.integers(1, 200))
@@ -228,10 +227,8 @@ def test_flipped_bits_of_a_stream_never_crash_a_link(flips: list[int], cut: int)
         stream += CHUNK.pack(len(data[start : start + cut]), 1, 0, 0) + data[start : start + cut]
     for bit in flips:
         stream[bit // 8 % len(stream)] ^= 1 << bit % 8
-    try:
+    with contextlib.suppress(FrameError):
         feed(bytes(stream))
-    except FrameError:
-        pass
 
 
 @given(cuts=st.lists(st.integers(1, 100), min_size=1, max_size=60))
