@@ -249,6 +249,8 @@ class Coordinator:
                 if self._diagnosis is not None:
                     self._diagnosis.pongs[entry.part.name] = message
             case Failed():
+                if message.error == RemoteError.__name__:
+                    self._poller.poll(0.3)  # a part that died says more by its own link's end
                 raise failure(entry.part, message)
             case Refused():
                 raise FrameError(
