@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
+from partwise.engine.sequence import FinishReason, Request, Sequence
+from partwise.errors import FrameError, PromptError
+from partwise.remote.frame import RowFlag
+
+STOP_ID = 999
+
+
+def request(prompt_tokens: int, max_tokens: int = 5, first: int = 0) -> Request:
+    ids = tuple(range(first, first + prompt_tokens))
+    return Request(prompt_ids=ids, max_tokens=max_tokens, stop_ids=frozenset({STOP_ID}))
+
+
+def picked_id(sequence: int, position: int) -> int:
+    """The token that the imagined model picks after ``position``."""
+    return 1000 + (sequence * 31 + position * 7) % 5000
+
+
+class World:
+    """A scheduler and an imagined model, checked at every step.
+
+    What is sent is recorded per sequence; picks follow from sequence and position, so that a
+    token that is sent twice, out of order or to another sequence is seen.
+    """
+
+    def __init__(self, limits: Limits, stops: dict[int, int]) -> None:
+        self.limits = limits
+        self.scheduler = Scheduler(limits)
+        self.stops = stops  # sequence -> the position after which the model picks the stop id
+        self.sequences: dict[int, Sequence] = {}
+        self.requests: dict[int, Request] = {}
+        self.sent: dict[int, list[int]] = defaultdict(list)
+        self.chunks: dict[int, list[int]] = defaultdict(list)
+        self.generated: dict[int, list[int]] = defaultdict(list)
+        self.reasons: dict[int, FinishReason] = {}
+        self.cancelled: set[int] = set()
+        self.idle: list[int] = []
+        self.in_flight: dict[int, Microbatch] = {}
+
+    def add(self, number: int, request: Request) -> None:
+        self.requests[number] = request
+        self.sequences[number] = self.scheduler.add(number, request)
+
+    def send(self) -> bool:
+        num_decoding = sum(self.is_decoding(number) for number in self.sequences)
+        microbatch = self.scheduler.next_microbatch()
+        if microbatch is None:
+            return False
+        assert microbatch.number not in self.in_flight
+        self.in_flight[microbatch.number] = microbatch
+        assert len(self.in_flight) <= self.limits.max_in_flight
+        self.check_share(microbatch, num_decoding)
+        tokens = list(microbatch.tokens)
+        for row in microbatch.rows:
+            new = [tokens.pop(0) for _ in range(row.num_tokens)]
+            sent = self.sent[row.sequence]
+            assert row.position == len(sent)
+            sent.extend(new)
+            self.check_row(row.sequence, row.flags)
+            if row.position < len(self.requests[row.sequence].prompt_ids):
+                self.chunks[row.sequence].append(row.num_tokens)
+        assert not tokens
+        return True
+
+    def is_decoding(self, number: int) -> bool:
+        return (
+            len(self.sent[number]) >= len(self.requests[number].prompt_ids)
+            and number not in self.idle
+        )
+
+    def check_row(self, number: int, flags: int) -> None:
+        prompt = list(self.requests[number].prompt_ids)
+        sent, generated = self.sent[number], self.generated[number]
+        known = prompt + generated
+        assert sent == known[: len(sent)]
+        assert bool(flags & RowFlag.PICK) == (len(sent) == len(known))
+        assert number not in self.cancelled
+        assert number not in self.reasons
+
+    def check_share(self, microbatch: Microbatch, num_decoding: int) -> None:
+        limits = self.limits
+        rows = microbatch.rows
+        decoding = [r for r in rows if r.position >= len(self.requests[r.sequence].prompt_ids)]
+        assert len(decoding) <= -(-num_decoding // limits.max_in_flight)
+        assert len(rows) <= max(limits.max_rows, 1)
+        # Decode rows are there before prompts fill up what is left.
+        assert len(microbatch.tokens) <= max(limits.chunk_tokens, len(decoding))
+        assert len({row.sequence for row in rows}) == len(rows)
+        if limits.is_deterministic:
+            assert len(rows) == 1
+
+    def complete(self, number: int) -> None:
+        microbatch = self.in_flight.pop(number)
+        asking = [row for row in microbatch.rows if row.flags & RowFlag.PICK]
+        ids = [self.pick(row.sequence, row.position + row.num_tokens - 1) for row in asking]
+        picks = self.scheduler.complete(number, ids)
+        expected = [row.sequence for row in asking if row.sequence not in self.cancelled]
+        assert [pick.sequence.number for pick in picks] == expected
+        for pick in picks:
+            assert ids[pick.index] == pick.token_id
+            self.accept(pick)
+        self.take_idle()
+
+    def pick(self, number: int, position: int) -> int:
+        return STOP_ID if self.stops.get(number) == position else picked_id(number, position)
+
+    def accept(self, pick: Pick) -> None:
+        number = pick.sequence.number
+        assert number not in self.reasons
+        if not pick.is_stop:
+            self.generated[number].append(pick.token_id)
+        if pick.finish_reason is not None:
+            self.reasons[number] = pick.finish_reason
+
+    def cancel(self, number: int) -> None:
+        if number not in self.reasons:
+            self.cancelled.add(number)
+            self.scheduler.finish(self.sequences[number])
+            self.take_idle()
+
+    def take_idle(self) -> None:
+        for sequence in self.scheduler.take_idle():
+            assert sequence.number not in self.idle, "returned twice"
+            assert sequence.number in self.reasons or sequence.number in self.cancelled
+            under_way = [r.sequence for m in self.in_flight.values() for r in m.rows]
+            assert sequence.number not in under_way
+            self.idle.append(sequence.number)
+
+    def check_end(self) -> None:
+        assert not self.in_flight
+        assert not self.scheduler.in_flight
+        assert self.scheduler.num_sequences == 0
+        for number, request in self.requests.items():
+            if number in self.cancelled:
+                assert number in self.idle or not self.sent[number]
+                continue
+            assert number in self.idle
+            stop = self.stops.get(number)
+            length = len(request.prompt_ids)
+            room = request.max_tokens if stop is None else stop - length + 1
+            count = min(request.max_tokens, room) if room >= 0 else request.max_tokens
+            assert len(self.generated[number]) == count
+            is_stop = room >= 0 and room < request.max_tokens
+            assert self.reasons[number] == (FinishReason.STOP if is_stop else FinishReason.LENGTH)
+
+
+LIMITS = st.builds(
+    Limits,
+    max_in_flight=st.integers(1, 5),
+    chunk_tokens=st.integers(1, 16),
+    max_rows=st.integers(1, 6),
+    max_sequences=st.integers(1, 8),
+    is_deterministic=st.booleans(),
+)
+SEEDS = st.integers(0, 2**32)  # of choices too many to draw one by one
+REQUESTS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 8)), min_size=1, max_size=10)
+
+
+@given(
+    limits=LIMITS,
+    requests=REQUESTS,
+    stops=st.dictionaries(st.integers(0, 9), st.integers(0, 45), max_size=4),
+    seed=SEEDS,
+)
+@settings(max_examples=200, deadline=None)
+def test_each_token_is_sent_once_in_order_whatever_comes_back_when(
+    limits: Limits, requests: list, stops: dict[int, int], seed: int
+) -> None:
+    choose = random.Random(seed).choice
+    stops = {n: max(p, requests[n][0] - 1) for n, p in stops.items() if n < len(requests)}
+    world = World(limits, stops)
+    todo = list(enumerate(requests))
+    for _ in range(5000):
+        choices = ["send"]
+        choices += ["add"] if todo else []
+        choices += ["complete"] * 2 if world.in_flight else []
+        choices += ["cancel"] if world.requests else []
+        action = choose(choices)
+        if action == "add":
+            number, (prompt_tokens, max_tokens) = todo.pop(0)
+            world.add(number, request(prompt_tokens, max_tokens, first=number * 50))
+        elif action == "complete":
+            world.complete(choose(list(world.in_flight)))
+        elif action == "cancel":
+            if choose(range(10)) == 0:
+                world.cancel(choose(list(world.requests)))
+        elif not world.send() and not world.in_flight and not todo:
+            break
+    world.check_end()
+
+
+@given(
+    num_sequences=st.integers(1, 12),
+    slots=st.integers(1, 5),
+    seed=SEEDS,
+)
+@settings(max_examples=100, deadline=None)
+def test_shares_even_out_so_that_every_slot_is_used(
+    num_sequences: int, slots: int, seed: int
+) -> None:
+    choose = random.Random(seed).choice
+    world = World(Limits(max_in_flight=slots), {})
+    for number in range(num_sequences):
+        world.add(number, request(2, 1000))
+    for _ in range(12 * slots):
+        while world.send():
+            pass
+        world.complete(choose(list(world.in_flight)))
+    while world.send():
+        pass
+    sizes = [len(microbatch.rows) for microbatch in world.in_flight.values()]
+    assert sum(sizes) == num_sequences
+    assert len(sizes) >= min(slots, -(-num_sequences // -(-num_sequences // slots)))
+    assert max(sizes) <= -(-num_sequences // slots)
+
+
+def test_chunks_of_one_prompt_follow_each_other_without_waiting() -> None:
+    world = World(Limits(max_in_flight=3, chunk_tokens=10), {})
+    world.add(0, request(25))
+    assert [world.send() for _ in range(4)] == [True, True, True, False]
+    assert world.chunks[0] == [10, 10, 5]
+
+
+@given(prompts=st.lists(st.integers(1, 60), min_size=1, max_size=6), seed=SEEDS)
+@settings(deadline=None)
+def test_deterministic_chunks_have_fixed_boundaries_whatever_runs_beside(
+    prompts: list[int], seed: int
+) -> None:
+    choose = random.Random(seed).choice
+    limits = Limits(max_in_flight=3, chunk_tokens=16, is_deterministic=True)
+    world = World(limits, {})
+    for number, length in enumerate(prompts):
+        world.add(number, request(length, 4))
+    while world.send() or world.in_flight:
+        if world.in_flight and choose([True, False]):
+            world.complete(choose(list(world.in_flight)))
+    for number, length in enumerate(prompts):
+        rest = [length % 16] if length % 16 else []
+        assert world.chunks[number] == [16] * (length // 16) + rest
+
+
+def test_waiting_sequences_start_when_there_is_room() -> None:
+    world = World(Limits(max_in_flight=4, max_sequences=2), {})
+    for number in range(3):
+        world.add(number, request(1, 1))
+    while world.send():
+        pass
+    assert {r.sequence for m in world.in_flight.values() for r in m.rows} == {0, 1}
+    world.complete(next(iter(world.in_flight)))
+    assert world.send()
+    assert sorted(world.sent) == [0, 1, 2]
+
+
+def test_a_sequence_cancelled_before_it_ran_is_never_sent_nor_idle() -> None:
+    scheduler = Scheduler(Limits(max_in_flight=1))
+    sequence = scheduler.add(0, request(3))
+    scheduler.finish(sequence)
+    assert scheduler.take_idle() == []
+    assert scheduler.next_microbatch() is None
+    assert scheduler.num_sequences == 0
+
+
+def test_a_sequence_cancelled_in_flight_is_idle_only_when_it_came_back() -> None:
+    scheduler = Scheduler(Limits(max_in_flight=2, chunk_tokens=2))
+    sequence = scheduler.add(0, request(4))
+    one, two = scheduler.next_microbatch(), scheduler.next_microbatch()
+    assert one is not None
+    assert two is not None
+    scheduler.finish(sequence)
+    assert scheduler.take_idle() == []
+    assert scheduler.complete(one.number, []) == []
+    assert scheduler.take_idle() == []
+    assert scheduler.complete(two.number, [5]) == [], "a cancelled sequence takes no token"
+    assert scheduler.take_idle() == [sequence]
+    assert scheduler.take_idle() == []
+
+
+def test_a_result_that_came_before_is_ignored() -> None:
+    scheduler = Scheduler(Limits(max_in_flight=1))
+    scheduler.add(0, request(1))
+    microbatch = scheduler.next_microbatch()
+    assert microbatch is not None
+    assert len(scheduler.complete(microbatch.number, [5])) == 1
+    assert scheduler.complete(microbatch.number, [5]) == []
+
+
+@pytest.mark.parametrize("ids", [[], [1, 2]])
+def test_a_wrong_number_of_ids_is_an_error(ids: list[int]) -> None:
+    scheduler = Scheduler(Limits(max_in_flight=1))
+    scheduler.add(0, request(1))
+    microbatch = scheduler.next_microbatch()
+    assert microbatch is not None
+    with pytest.raises(FrameError, match=f"{len(ids)} ids for 1 sequences"):
+        scheduler.complete(microbatch.number, ids)
+
+
+def test_a_request_without_a_prompt_or_tokens_is_refused() -> None:
+    with pytest.raises(PromptError, match="empty"):
+        Request(prompt_ids=(), max_tokens=1)
+    with pytest.raises(PromptError, match="max_tokens is 0"):
+        Request(prompt_ids=(1,), max_tokens=0)

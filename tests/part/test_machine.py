@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partwise.part import machine as machine_module
+from partwise.part.machine import (
+    Action,
+    Assigned,
+    Broken,
+    Compute,
+    Computed,
+    Consume,
+    Forget,
+    Load,
+    LoadDone,
+    NextReached,
+    PartMachine,
+    Phase,
+    Push,
+    Received,
+    Refuse,
+    Released,
+    Reset,
+    Unassigned,
+)
+from partwise.remote.frame import Frame, FrameKind, Row
+
+VERSION = 7
+ASSIGNED = Assigned("deployment", "part1", VERSION, False)
+
+
+def forward(*rows: tuple[int, int, int], step: int = 1, version: int = VERSION) -> Frame:
+    """A frame of (sequence, position, number of tokens) rows."""
+    return Frame(
+        kind=FrameKind.FORWARD,
+        plan_version=version,
+        microbatch=step,
+        step=step,
+        rows=tuple(Row(*row) for row in rows),
+    )
+
+
+def serving(*, is_last: bool = False) -> PartMachine:
+    machine = PartMachine()
+    machine.handle(Assigned("deployment", "part1", VERSION, is_last))
+    machine.handle(LoadDone())
+    if not is_last:
+        machine.handle(NextReached())
+    assert machine.phase is Phase.SERVING
+    return machine
+
+
+def kinds(actions: list[Action]) -> list[type]:
+    return [type(action) for action in actions]
+
+
+def test_an_assignment_goes_through_its_phases() -> None:
+    machine = PartMachine()
+    assert machine.phase is Phase.IDLE
+    assert kinds(machine.handle(ASSIGNED)) == [Load]
+    assert machine.phase is Phase.LOADING
+    assert machine.handle(LoadDone()) == []
+    assert machine.phase is Phase.LOADED
+    assert machine.handle(NextReached()) == []
+    assert machine.phase is Phase.SERVING
+
+
+def test_the_last_part_needs_no_next_one_and_answers_the_coordinator() -> None:
+    machine = serving(is_last=True)
+    frame = forward((0, 0, 3))
+    machine.handle(Received(frame))
+    push = machine.handle(Computed(frame, ()))[0]
+    assert isinstance(push, Push)
+    assert push.to_coordinator
+    assert push.frame.kind is FrameKind.RESULT
+
+
+def test_a_frame_is_computed_then_pushed_then_consumed() -> None:
+    machine = serving()
+    frame = forward((0, 0, 3), step=4)
+    assert machine.handle(Received(frame)) == [Compute(frame)]
+    assert (machine.received_step, machine.finished_step) == (4, 0)
+    push, consume = machine.handle(Computed(frame, ()))
+    assert isinstance(push, Push)
+    assert not push.to_coordinator
+    assert (push.frame.kind, push.frame.plan_version) == (FrameKind.FORWARD, VERSION)
+    assert (push.frame.step, push.frame.microbatch) == (4, 4)
+    assert push.frame.rows == frame.rows
+    assert consume == Consume(frame)
+    assert machine.finished_step == 4
+
+
+def test_a_duplicate_is_consumed_and_never_computed_twice() -> None:
+    machine = serving()
+    first, again = forward((0, 0, 3)), forward((0, 0, 3))
+    machine.handle(Received(first))
+    assert machine.handle(Received(again)) == [Consume(again)]
+    machine.handle(Computed(first, ()))
+    assert machine.handle(Received(again)) == [Consume(again)]
+
+
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+def test_a_frame_of_another_plan_version_is_refused_with_both_numbers(version: int) -> None:
+    machine = serving()
+    frame = forward((0, 0, 1), version=version)
+    refuse, consume = machine.handle(Received(frame))
+    assert isinstance(refuse, Refuse)
+    assert f"plan_version {VERSION}, the frame is of {version}" in refuse.reason
+    assert consume == Consume(frame)
+
+
+@pytest.mark.parametrize("row", [(0, 4, 1), (1, 1, 1), (0, 3, 0)], ids=["gap", "new", "empty"])
+def test_a_frame_after_a_gap_is_refused(row: tuple[int, int, int]) -> None:
+    machine = serving()
+    machine.handle(Received(forward((0, 0, 3))))
+    frame = forward(row)
+    refuse, consume = machine.handle(Received(frame))
+    assert isinstance(refuse, Refuse)
+    assert f"of sequence {row[0]}" in refuse.reason
+    assert consume == Consume(frame)
+
+
+@pytest.mark.parametrize("kind", [FrameKind.GRADIENT, FrameKind.PARTIAL_SUM, FrameKind.RESULT])
+def test_kinds_that_are_only_reserved_are_refused(kind: FrameKind) -> None:
+    frame = Frame(kind=kind, plan_version=VERSION, rows=(Row(0, 0, 1),))
+    refuse, _ = serving().handle(Received(frame))
+    assert isinstance(refuse, Refuse)
+    assert kind.name in refuse.reason
+
+
+@pytest.mark.parametrize("events", [[], [ASSIGNED], [ASSIGNED, LoadDone()], [ASSIGNED, Broken()]])
+def test_a_part_that_does_not_serve_refuses_frames(events: list) -> None:
+    machine = PartMachine()
+    for event in events:
+        machine.handle(event)
+    frame = forward((0, 0, 1))
+    refuse, consume = machine.handle(Received(frame))
+    assert isinstance(refuse, Refuse)
+    assert f"is {machine.phase}, not serving" in refuse.reason
+    assert consume == Consume(frame)
+
+
+def test_frames_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "MAX_WAITING_FRAMES", 2)
+    machine = serving()
+    for sequence in range(3):  # one is computed, two wait
+        assert Refuse not in kinds(machine.handle(Received(forward((sequence, 0, 1)))))
+    refuse, _ = machine.handle(Received(forward((3, 0, 1))))
+    assert isinstance(refuse, Refuse)
+    assert "2 frames wait" in refuse.reason
+
+
+def test_a_released_sequence_starts_again_at_position_0() -> None:
+    machine = serving()
+    frame = forward((0, 0, 3))
+    machine.handle(Received(frame))
+    machine.handle(Computed(frame, ()))
+    assert machine.handle(Released((0, 5))) == [Forget((0, 5))]
+    again = forward((0, 0, 3))
+    assert machine.handle(Received(again)) == [Compute(again)]
+
+
+def test_what_is_computed_when_the_assignment_ends_goes_nowhere() -> None:
+    for end in (Unassigned(), Broken()):
+        machine = serving()
+        frame = forward((0, 0, 1))
+        machine.handle(Received(frame))
+        machine.handle(end)
+        assert machine.handle(Computed(frame, ())) == []
+
+
+EVENTS = st.lists(
+    st.sampled_from(
+        ["next", "next", "next", "two rows", "duplicate", "stale", "gap", "computed", "computed",
+         "release", "break", "unassign"]
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+class Walk:
+    """Feeds a machine random events and checks what holds at every step.
+
+    A frame is an object: its identity stands for the buffer that it lies in.
+    """
+
+    def __init__(self, draw: st.DataObject) -> None:
+        self.machine = serving()
+        self.draw = draw
+        self.positions: dict[int, int] = {}
+        self.taken: list[Frame] = []  # accepted, in the order of arrival
+        self.computed: list[Frame] = []
+        self.received: list[Frame] = []
+        self.consumed: Counter[int] = Counter()
+        self.abandoned: set[int] = set()  # under computation when the assignment ended
+        self.computing: Frame | None = None
+        self.step = 0
+        self.last: Frame | None = None
+
+    def frame(self, name: str) -> Frame:
+        self.step += 1
+        if name == "duplicate" and self.last is not None:
+            return forward(*[(r.sequence, r.position, r.num_tokens) for r in self.last.rows])
+        count = 2 if name == "two rows" else 1
+        first = self.draw.draw(st.integers(0, 3))
+        rows = []
+        for sequence in range(first, first + count):
+            position = self.positions.get(sequence, 0) + (name == "gap")
+            rows.append((sequence, position, self.draw.draw(st.integers(1, 4))))
+        version = VERSION - (name == "stale")
+        return forward(*rows, step=self.step, version=version)
+
+    def do(self, name: str) -> None:
+        if name == "computed":
+            if self.computing is not None:
+                frame, self.computing = self.computing, None
+                self.check(self.machine.handle(Computed(frame, ())))
+        elif name == "release":
+            self.positions.pop(0, None)
+            assert self.machine.handle(Released((0,))) == [Forget((0,))]
+        elif name in ("break", "unassign"):
+            self.end(Broken() if name == "break" else Unassigned())
+        else:
+            self.receive(name, self.frame(name))
+
+    def receive(self, name: str, frame: Frame) -> None:
+        is_duplicate = any(r.position < self.positions.get(r.sequence, 0) for r in frame.rows)
+        has_gap = any(r.position > self.positions.get(r.sequence, 0) for r in frame.rows)
+        self.received.append(frame)
+        actions = self.machine.handle(Received(frame))
+        is_refused = any(isinstance(action, Refuse) for action in actions)
+        is_stale = frame.plan_version != VERSION
+        assert is_refused == (has_gap or is_stale or self.machine.phase is not Phase.SERVING)
+        if not is_refused and not is_duplicate:
+            self.taken.append(frame)
+            self.last = frame
+            for row in frame.rows:
+                self.positions[row.sequence] = row.position + row.num_tokens
+        self.check(actions)
+
+    def check(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Compute):
+                assert self.computing is None, "two frames are computed at once"
+                self.computing = action.frame
+                self.computed.append(action.frame)
+            elif isinstance(action, Consume):
+                assert action.frame is not self.computing, "its buffer is computed on"
+                self.consumed[id(action.frame)] += 1
+
+    def end(self, event: Broken | Unassigned) -> None:
+        if self.computing is not None:
+            self.abandoned.add(id(self.computing))
+        self.computing = None
+        self.check(actions := self.machine.handle(event))
+        if isinstance(event, Broken):
+            assert self.machine.phase is Phase.FAILED
+            return
+        assert isinstance(actions[-1], Reset)
+        fresh = PartMachine()
+        for name in ("phase", "assignment", "received_step", "finished_step", "name"):
+            assert getattr(self.machine, name) == getattr(fresh, name)
+        self.taken, self.computed, self.positions, self.last = [], [], {}, None
+        self.machine.handle(ASSIGNED)
+        self.machine.handle(LoadDone())
+        self.machine.handle(NextReached())
+
+
+@given(names=EVENTS, data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_comes_each_frame_is_computed_once_in_order_and_consumed_once(
+    names: list[str], data: st.DataObject
+) -> None:
+    walk = Walk(data)
+    for name in names:
+        walk.do(name)
+        assert walk.computed == walk.taken[: len(walk.computed)]
+        assert all(a is b for a, b in zip(walk.computed, walk.taken, strict=False))
+    while walk.computing is not None:
+        walk.do("computed")
+    if walk.machine.phase is Phase.SERVING:
+        assert len(walk.computed) == len(walk.taken)
+    for frame in walk.received:
+        expected = 0 if id(frame) in walk.abandoned else 1
+        assert walk.consumed[id(frame)] == expected
