@@ -6,6 +6,7 @@ commands and a wake-up descriptor. Activations never come here.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import queue
@@ -39,6 +40,8 @@ from partwise.remote.messages import (
 STEP_S = 60.0
 ANSWER_S = 3.0
 """How long a part may take to answer a ping before it is taken for dead."""
+CHECK_S = 0.2
+"""How often a caller that waits for counters looks whether the engine still runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,9 @@ class Coordinator:
             cancel=lambda: self._command(lambda: self._cancel(number)),
             wait_s=self._step_s * 2 + ANSWER_S,
         )
-        self._command(lambda: self._start(number, generation))
+        self._generations[number] = generation
+        self._command(lambda: self._start(number, request))
+        self._check()  # an engine that ended meanwhile takes no commands any more
         return generation
 
     def stats(self) -> list[Stats]:
@@ -121,11 +126,12 @@ class Coordinator:
         self._check()
         answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
         self._command(lambda: self._ask_stats(answer))
-        try:
-            return answer.get(timeout=self._step_s)
-        except queue.Empty as exc:
+        stop_s = time.monotonic() + self._step_s
+        while time.monotonic() < stop_s:
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=min(CHECK_S, self._step_s))
             self._check()
-            raise DeadlineExceeded(f"no counters from every part in {self._step_s:g} s") from exc
+        raise DeadlineExceeded(f"no counters from every part in {self._step_s:g} s")
 
     def close(self) -> None:
         """End every generation and let the servers go."""
@@ -160,7 +166,7 @@ class Coordinator:
             self._error.__cause__ = exc
         finally:
             self._poller.close()
-            for generation in self._generations.values():
+            for generation in list(self._generations.values()):
                 generation.put(self._error or FinishReason.CANCELLED)
 
     def _on_commands(self) -> None:
@@ -168,9 +174,8 @@ class Coordinator:
         while not self._commands.empty():
             self._commands.get()()
 
-    def _start(self, number: int, generation: Generation) -> None:
-        self._generations[number] = generation
-        self._sequences[number] = self._scheduler.add(number, generation.request)
+    def _start(self, number: int, request: Request) -> None:
+        self._sequences[number] = self._scheduler.add(number, request)
 
     def _cancel(self, number: int) -> None:
         sequence = self._sequences.get(number)

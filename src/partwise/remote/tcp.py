@@ -99,6 +99,12 @@ class TcpListener:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Close what nobody will accept any more."""
+        for _, channel in self.accepted():
+            channel.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -121,6 +127,8 @@ class TcpListener:
             )
             self._accepted.put((hello, TcpChannel(sock)))
             os.eventfd_write(self._event, 1)
+            if self._closed.is_set():
+                self._turn_away()
         except (RemoteError, OSError):
             sock.close()  # a stranger: it learns nothing, and the server goes on
         finally:

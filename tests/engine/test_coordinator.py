@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partwise.engine import coordinator as coordinator_module
+from partwise.engine.scheduler import Limits
+from partwise.engine.sequence import FinishReason, Request
+from partwise.errors import DeadlineExceeded, NotFinite, PartFailed, PromptError
+from partwise.launch.listening import make_torch_runner
+from partwise.part.runner import Runner, RunnerOptions
+from partwise.remote.tcp import TcpTransport
+from support.parts import Parts, Setting, counting_runner, ignore_pass
+
+TOKEN = b"a token of a cluster of tests"
+Between = Callable[[], None]
+
+
+def counting(on_pass: Callable = ignore_pass, **options: object) -> Setting:
+    setting = {"num_parts": 3, "make_runner": counting_runner(on_pass), **options}
+    return Setting(**setting)
+
+
+def ids(parts: Parts, first: int, max_tokens: int) -> list[int]:
+    return [token.token_id for token in parts.submit([first], max_tokens)]
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_several_sequences_at_once_each_get_their_own_tokens(
+    tiny_llama: Path, seed: int | None
+) -> None:
+    with Parts(tiny_llama, counting(seed=seed)) as parts:
+        firsts = [10, 20, 30, 40, 50, 60, 70]
+        running = [
+            parts.submit(range(first - length, first + 1), 9) for length, first in enumerate(firsts)
+        ]
+        for first, generation in zip(firsts, running, strict=True):
+            assert [token.token_id for token in generation] == list(range(first + 1, first + 10))
+            assert generation.finish_reason is FinishReason.LENGTH
+
+
+def test_the_same_over_tcp(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, counting(transport=TcpTransport(TOKEN))) as parts:
+        running = [parts.submit(range(200 + i), 5) for i in range(4)]
+        for i, generation in enumerate(running):
+            assert [token.token_id for token in generation] == list(range(200 + i, 205 + i))
+
+
+def test_a_stop_token_ends_a_generation_and_is_not_part_of_it(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, counting()) as parts:
+        request = Request(prompt_ids=(5,), max_tokens=50, stop_ids=frozenset({9}))
+        generation = parts.coordinator.submit(request)
+        assert [token.token_id for token in generation] == [6, 7, 8]
+        assert generation.finish_reason is FinishReason.STOP
+
+
+def fail_at(part: str, number: int) -> Callable:
+    def on_pass(name: str, count: int, between_layers: Between) -> None:
+        if (name, count) == (part, number):
+            raise RuntimeError("a broken runner")
+
+    return on_pass
+
+
+# The server prints the traceback for its operator.
+@pytest.mark.parametrize(("part", "step"), [("part0", 1), ("part1", 3), ("part2", 4)])
+def test_a_runner_that_raises_ends_every_generation_with_its_parts_name(
+    tiny_llama: Path, part: str, step: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Parts(tiny_llama, counting(fail_at(part, step))) as parts:
+        running = [parts.submit([7], 20), parts.submit([9], 20)]
+        for generation in running:
+            with pytest.raises(PartFailed, match=f"{part}.*RuntimeError: a broken runner") as info:
+                list(generation)
+            assert info.value.part == part
+        start_s = time.monotonic()
+        with pytest.raises(PartFailed, match="a broken runner"):
+            parts.submit([1], 1)
+        with pytest.raises(PartFailed, match="a broken runner"):
+            parts.coordinator.stats()
+        assert time.monotonic() - start_s < 0.5, "a later call waited"
+    assert "a broken runner" in capfd.readouterr().err
+
+
+def test_tokens_before_a_failure_are_delivered_first(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, counting(fail_at("part1", 4))) as parts:
+        tokens = []
+        with pytest.raises(PartFailed):
+            tokens.extend(token.token_id for token in parts.submit([7], 20))
+        # extend keeps what came before the error
+        assert tokens == [8, 9, 10]
+
+
+@pytest.mark.parametrize(("part", "is_deaf"), [("part0", True), ("part2", False)])
+def test_a_step_that_is_late_names_part_step_and_plan_version(
+    tiny_llama: Path, part: str, is_deaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "ANSWER_S", 0.3)
+    is_over = threading.Event()
+
+    def hang(name: str, count: int, between_layers: Between) -> None:
+        stop_s = time.monotonic() + 10
+        while (name, count) == (part, 3) and not is_over.is_set() and time.monotonic() < stop_s:
+            is_over.wait(0.02)
+            if not is_deaf:
+                between_layers()
+
+    with Parts(tiny_llama, counting(hang, step_s=0.4, plan_version=6)) as parts:
+        generation = parts.submit([7], 20)
+        what = "does not answer" if is_deaf else "computes"
+        with pytest.raises(
+            DeadlineExceeded, match=rf"{part} on server .* {what} at step 3 \(plan_version 6\)"
+        ):
+            list(generation)
+        is_over.set()
+
+
+def test_a_slow_step_within_the_deadline_is_no_error(tiny_llama: Path) -> None:
+    def slow(name: str, count: int, between_layers: Between) -> None:
+        if (name, count) == ("part1", 2):
+            time.sleep(0.7)  # longer than the engine waits for events
+
+    with Parts(tiny_llama, counting(slow, step_s=5)) as parts:
+        assert ids(parts, 1, 4) == [2, 3, 4, 5]
+
+
+def test_a_cancelled_generation_ends_and_the_others_go_on(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, counting()) as parts:
+        one, two = parts.submit([100], 100_000), parts.submit([200], 300)
+        tokens = []
+        for token in one:
+            tokens.append(token.token_id)
+            if len(tokens) == 5:
+                one.cancel()
+                one.cancel()
+        assert one.finish_reason is FinishReason.CANCELLED
+        assert tokens == list(range(101, 101 + len(tokens)))
+        assert [token.token_id for token in two] == list(range(201, 501))
+        assert ids(parts, 3, 2) == [4, 5]
+
+
+def test_parts_forget_every_sequence_that_ended(tiny_llama: Path) -> None:
+    runners: list[object] = []
+
+    def make(options: RunnerOptions) -> Runner:
+        runners.append(runner := counting_runner()(options))
+        return runner
+
+    with Parts(tiny_llama, Setting(num_parts=3, make_runner=make)) as parts:
+        for generation in [parts.submit([n], 3) for n in range(4)]:
+            list(generation)
+        cancelled = parts.submit([9], 10_000)
+        cancelled.cancel()
+        list(cancelled)
+        parts.coordinator.stats()  # after every release
+        stop_s = time.monotonic() + 5
+        while time.monotonic() < stop_s and any(len(r.released) < 4 for r in runners):
+            time.sleep(0.01)
+    for runner in runners:
+        assert {1, 2, 3, 4} <= set(runner.released)
+        assert len(runner.released) == len(set(runner.released)), "released twice"
+
+
+def test_counters_count_decode_tokens_on_every_part(tiny_llama: Path) -> None:
+    limits = Limits(max_in_flight=1)
+    with Parts(tiny_llama, counting(limits=limits)) as parts:
+        ids(parts, 5, 11)
+        stats = parts.coordinator.stats()
+        # A prompt of one token counts like a decoded one.
+        assert [s.counters.tokens for s in stats] == [11, 11, 11]
+        assert [s.counters.passes for s in stats] == [11, 11, 11]
+        assert all(s.counters.compute_ns > 0 and s.counters.sent_bytes > 0 for s in stats)
+        # Clocks are compared by round trips: on one machine a hop may come out below zero.
+        assert all(abs(s.counters.hop_ns) < 10**9 for s in stats)
+
+
+def test_closing_ends_generations_and_later_calls(tiny_llama: Path) -> None:
+    parts = Parts(tiny_llama, counting())
+    generation = parts.submit([1], 1_000_000)
+    next(iter(generation))
+    parts.close()
+    for _ in generation:
+        pass
+    assert generation.finish_reason is FinishReason.CANCELLED
+    with pytest.raises(PromptError, match="closed"):
+        parts.submit([1], 1)
+
+
+@pytest.mark.parametrize("call", ["submit", "stats"])
+def test_a_call_that_meets_the_engine_as_it_fails_does_not_wait(
+    tiny_llama: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Parts(tiny_llama, counting(fail_at("part0", 1))) as parts:
+        engine = parts.coordinator
+        check = engine._check
+        is_first = iter([True])
+
+        def check_then_let_it_fail() -> None:
+            check()
+            if next(is_first, False):
+                engine._command(lambda: engine._start(99, Request(prompt_ids=(1,), max_tokens=1)))
+                engine._thread.join(5)
+
+        monkeypatch.setattr(engine, "_check", check_then_let_it_fail)
+        start_s = time.monotonic()
+        with pytest.raises(PartFailed, match="a broken runner"):
+            list(parts.submit([1], 1)) if call == "submit" else engine.stats()
+        assert time.monotonic() - start_s < 2
+
+
+def test_a_part_that_computes_nan_is_named(tiny_llama: Path) -> None:
+    def make(options: RunnerOptions) -> Runner:
+        runner = make_torch_runner(options)
+        if options.part == "part1":
+            run = runner.run
+
+            def poison(rows: list, inputs: list, between_layers: Between) -> tuple:
+                if rows[0].position >= 2:
+                    inputs = [np.full_like(inputs[0], np.nan)]
+                return run(rows, inputs, between_layers)
+
+            runner.run = poison
+        return runner
+
+    with Parts(tiny_llama, Setting(num_parts=3, make_runner=make)) as parts:
+        generation = parts.submit([1], 8)
+        tokens = []
+        with pytest.raises(NotFinite, match="part1 .*NaN or infinity.* at position 2") as info:
+            tokens.extend(generation)
+        assert info.value.part == "part1"
+        assert len(tokens) == 2
+        with pytest.raises(NotFinite):
+            parts.submit([1], 1)
+
+
+def test_nan_logits_of_the_last_part_are_found(tiny_gpt2: Path) -> None:
+    def make(options: RunnerOptions) -> Runner:
+        runner = make_torch_runner(options)
+        if options.part == "part1":
+            runner._modules[-1].weight.data = runner._modules[-1].weight.data.clone()
+            runner._modules[-1].weight.data[17, 3] = np.nan
+        return runner
+
+    with (
+        Parts(tiny_gpt2, Setting(num_parts=2, make_runner=make)) as parts,
+        pytest.raises(NotFinite, match="part1 .*head"),
+    ):
+        list(parts.submit([1, 2, 3], 8))
