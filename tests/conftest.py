@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +30,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 SPECIAL_IDS = {"bos_token_id": START_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+RUN_MARK = "PARTWISE_TEST_RUN"
 SMOLLM2 = Path(__file__).parent.parent / "models" / "SmolLM2-135M-Instruct"
 
 
@@ -120,3 +128,78 @@ def save_tokenizer(folder: Path) -> None:
         chat_template=CHAT_TEMPLATE,
     )
     fast.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadServers:
+    """Part servers in threads of the test process, and the token that they want."""
+
+    addresses: tuple[str, ...]
+    token_file: Path
+
+    @property
+    def options(self) -> list[str]:
+        """The options of ``partwise generate`` that use them."""
+        servers = ",".join(self.addresses)
+        return ["--servers", servers, "--token-file", str(self.token_file), "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def thread_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadServers]:
+    """Two servers over TCP with the real runner; several coordinators may use them in turn."""
+    from partwise.launch.listening import make_torch_runner
+    from partwise.part.server import PartServer
+    from partwise.remote.authenticate import new_token
+    from partwise.remote.tcp import TcpTransport
+    from partwise.remote.transport import Address
+
+    token_file = tmp_path_factory.mktemp("cluster") / "token"
+    token_file.write_bytes(new_token())
+    transport = TcpTransport(token_file.read_bytes())
+    listeners = [transport.listen(Address("127.0.0.1", 0), name) for name in ("first", "second")]
+    servers = [PartServer("server", transport, one, make_torch_runner) for one in listeners]
+    threads = [Thread(target=server.run, daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    addresses = tuple(str(listener.address) for listener in listeners)
+    yield ThreadServers(addresses=addresses, token_file=token_file)
+    for server in servers:
+        server.stop()
+    for thread in threads:
+        thread.join(timeout=5)
+
+
+class Started:
+    """The processes that a test started, whoever their parent is now: they inherit a mark."""
+
+    def __init__(self, mark: str) -> None:
+        self._variable = f"{RUN_MARK}={mark}".encode()
+
+    def processes(self) -> list[int]:
+        """Those that run; a zombie has no environment and does not count."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if self._variable in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+    def wait_for_end(self, limit_s: float) -> list[int]:
+        """Those that still run after ``limit_s``."""
+        stop_s = time.monotonic() + limit_s
+        while (left := self.processes()) and time.monotonic() < stop_s:
+            time.sleep(0.02)
+        return left
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
+    """What the test starts; nothing of it may survive the test."""
+    mark = secrets.token_hex(8)
+    monkeypatch.setenv(RUN_MARK, mark)
+    started = Started(mark)
+    yield started
+    left = started.wait_for_end(3)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

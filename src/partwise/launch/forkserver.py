@@ -21,7 +21,7 @@ import msgspec
 
 from partwise.errors import PartwiseError
 from partwise.launch.listening import import_runner, serve
-from partwise.remote.tcp import TcpTransport
+from partwise.remote.tcp import TcpListener, TcpTransport
 from partwise.remote.transport import Address
 
 _PR_SET_PDEATHSIG = 1
@@ -112,23 +112,25 @@ def _become_server(spawn: Spawn) -> None:
         _end_with_coordinator()
         log = os.open(spawn.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
-        if spawn.cpus:
-            os.sched_setaffinity(0, spawn.cpus)
-        _serve(spawn)
+        transport, listener = _listen(spawn)
+        serve(spawn.server, transport, listener)
     except BaseException as exc:  # noqa: BLE001 - its last line says why, whatever it was
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
-def _serve(spawn: Spawn) -> None:
-    transport = TcpTransport(spawn.token.encode())
+def _listen(spawn: Spawn) -> tuple[TcpTransport, TcpListener]:
+    """Listen on loopback, and tell the coordinator where, or why not."""
     try:
+        if spawn.cpus:
+            os.sched_setaffinity(0, spawn.cpus)
+        transport = TcpTransport(spawn.token.encode())
         listener = transport.listen(Address("127.0.0.1", 0), spawn.server)
-    except PartwiseError as exc:
+    except (PartwiseError, OSError) as exc:
         _say(Spawned(server=spawn.server, pid=os.getpid(), error=str(exc)))
         raise
     _say(Spawned(server=spawn.server, pid=os.getpid(), port=listener.address.port))
-    serve(spawn.server, transport, listener)
+    return transport, listener
 
 
 def _say(answer: Spawned) -> None:

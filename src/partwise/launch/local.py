@@ -32,13 +32,14 @@ class LocalServers:
         self._token = token
         self._folder = Path(tempfile.mkdtemp(prefix="partwise-"))
         self._pids: dict[str, int] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "partwise.launch.forkserver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self._folder / "forkserver.log").open("wb"),
-            start_new_session=True,  # Ctrl-C is for the coordinator: it ends its servers itself
-        )
+        with (self._folder / "forkserver.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "partwise.launch.forkserver"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the coordinator: it ends them itself
+            )
         self._send(Preload(architecture=architecture, folder=str(self._folder)))
 
     def start(self, servers: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
