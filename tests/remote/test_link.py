@@ -104,7 +104,7 @@ def test_a_sender_never_has_more_than_the_window_and_a_frame_unreleased(
                 assert is_whole(frame, sizes[frame.step])
                 pair.right.release(frame)
             num_released = stop
-        assert not pair.left.is_congested
+        assert not pair.left.has_output
         pair.close()
 
 
@@ -117,7 +117,7 @@ def test_a_sender_without_credit_sends_control_frames_but_no_data(
         pair.left.send(data_frame(number, 6000))
     pair.settle()
     assert [frame.step for frame in pair.received["right"]] == [0, 1]
-    assert pair.left.is_congested
+    assert pair.left.has_output
     assert not pair.left.wants_write, "a poller would spin"
     pair.left.send(control_frame(9, 10))
     pair.settle()

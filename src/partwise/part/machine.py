@@ -172,18 +172,29 @@ class PartMachine:
 
     def _received(self, event: Received) -> list[Action]:
         frame = event.frame
-        if reason := self._objection(frame):
+        reason = self._refusal(frame)
+        if reason is None:
+            positions = self._positions
+            for row in frame.rows:
+                expected = positions.get(row.sequence, 0)
+                if row.position < expected:
+                    return [Consume(frame)]  # a duplicate
+                if row.position > expected or row.num_tokens < 1:
+                    reason = (
+                        f"{self.name} expects position {expected} of sequence {row.sequence},"
+                        f" the frame has {row.num_tokens} tokens from {row.position}"
+                    )
+                    break
+        if reason is not None:
             return [Refuse(frame, reason), Consume(frame)]
-        if self._is_duplicate(frame):
-            return [Consume(frame)]
-        self.received_step = max(self.received_step, frame.step)
         for row in frame.rows:
-            self._positions[row.sequence] = row.position + row.num_tokens
+            positions[row.sequence] = row.position + row.num_tokens
+        self.received_step = max(self.received_step, frame.step)
         self._waiting.append(frame)
         return self._start_next()
 
-    def _objection(self, frame: Frame) -> str:
-        """Why ``frame`` cannot be taken; empty if it can."""
+    def _refusal(self, frame: Frame) -> str | None:
+        """Why ``frame`` cannot be taken now, whatever its rows."""
         if self.assignment is None or self.phase is not Phase.SERVING:
             return f"{self.name} is {self.phase}, not serving"
         if frame.plan_version != self.assignment.plan_version:
@@ -191,21 +202,11 @@ class PartMachine:
                 f"{self.name} serves plan_version {self.assignment.plan_version},"
                 f" the frame is of {frame.plan_version}"
             )
-        if frame.kind is not FrameKind.FORWARD:
-            return f"{self.name} computes forward frames only, not {frame.kind.name}"
+        if frame.kind is not FrameKind.FORWARD or not frame.rows:
+            return f"{self.name} computes forward frames with rows, not {frame.kind.name} frames"
         if len(self._waiting) >= MAX_WAITING_FRAMES:
             return f"{len(self._waiting)} frames wait at {self.name}, the limit"
-        for row in frame.rows:
-            expected = self._positions.get(row.sequence, 0)
-            if row.position > expected or row.num_tokens < 1:
-                return (
-                    f"{self.name} expects position {expected} of sequence {row.sequence},"
-                    f" the frame has {row.num_tokens} tokens from {row.position}"
-                )
-        return ""
-
-    def _is_duplicate(self, frame: Frame) -> bool:
-        return any(row.position < self._positions.get(row.sequence, 0) for row in frame.rows)
+        return None
 
     def _start_next(self) -> list[Action]:
         if self._computing is not None or not self._waiting:

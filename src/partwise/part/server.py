@@ -359,14 +359,13 @@ class PartServer:
         link = self._coordinator if push.to_coordinator else self._next
         if link is None:
             return
-        before = link.sent_bytes
         try:
-            link.send(push.frame)
+            sent_bytes = link.send(push.frame)
         except RemoteError as exc:
             self._poller.lose(link, exc)
             return
         if _is_decode(push.frame):
-            self._counters.sent_bytes += link.sent_bytes - before
+            self._counters.sent_bytes += sent_bytes
         self._idle_since_ns = time.monotonic_ns()
 
     def _between_layers(self) -> None:

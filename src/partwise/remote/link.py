@@ -41,20 +41,24 @@ _CONTROL, _DATA, _CREDIT = 0, 1, 2
 _MAX_BUFFERS = 512  # a sendmsg takes at most IOV_MAX (1024) of them
 
 
+def _chunk_header(length: int, lane: int) -> memoryview:
+    return memoryview(_CHUNK.pack(length, lane, 0, 0))
+
+
 class _Outgoing:
     """A frame being sent: the buffers and bytes that are still to go."""
 
     __slots__ = ("buffers", "lane", "remaining", "total")
 
-    def __init__(self, encoded: Encoded) -> None:
-        self.lane = _CONTROL if encoded.is_control else _DATA
+    def __init__(self, encoded: Encoded, lane: int) -> None:
+        self.lane = lane
         self.buffers = deque(encoded.buffers)
         self.remaining = self.total = encoded.num_bytes
 
     def take_chunk(self) -> list[memoryview]:
         """The next chunk: its header and at most CHUNK_BYTES of the frame."""
         length = min(self.remaining, CHUNK_BYTES)
-        chunk = [memoryview(_CHUNK.pack(length, self.lane, 0, 0))]
+        chunk = [_chunk_header(length, self.lane)]
         self.remaining -= length
         if not self.remaining:
             chunk.extend(self.buffers)
@@ -94,7 +98,6 @@ class Link:
     def __init__(self, channel: Channel, name: str) -> None:
         self.name = name
         self.channel = channel
-        self.sent_bytes = 0
         self.last_progress_s = time.monotonic()
         self._pool = BufferPool()
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -103,30 +106,44 @@ class Link:
         self._lane = _CONTROL
         self._chunk_remaining = 0
         self._queues: tuple[deque[_Outgoing], deque[_Outgoing]] = (deque(), deque())
-        self._sending: list[memoryview] = []
+        self._sending: list[memoryview] = []  # one chunk, as far as it is not sent
+        self._sending_bytes = 0
         self._unreleased_bytes = 0  # sent by us, not yet released by the other side
         self._credit_owed_bytes = 0  # released by us, not yet told
 
     # Sending
 
-    def send(self, frame: Frame) -> None:
-        """Queue ``frame`` and send what can be sent now. Its tensors must not change until
-        `has_output` is false.
+    def send(self, frame: Frame) -> int:
+        """Queue ``frame`` and send what can be sent now; how many bytes it has. Its tensors
+        must not change until `has_output` is false.
 
         Raises:
             FrameError: the frame cannot travel.
             LinkClosed: the other side went away.
             RemoteError: the queue is full: the other side takes nothing any more.
         """
-        outgoing = _Outgoing(encode_frame(frame))
-        queue = self._queues[outgoing.lane]
+        encoded = encode_frame(frame)
+        lane = _CONTROL if encoded.is_control else _DATA
+        if self.has_output:
+            self._enqueue(encoded, lane)
+        elif encoded.num_bytes > CHUNK_BYTES or self._unreleased_bytes >= WINDOW_BYTES:
+            self.last_progress_s = time.monotonic()
+            self._enqueue(encoded, lane)
+        else:  # nothing waits and one chunk is enough: no need to queue it
+            self._start_chunk([_chunk_header(encoded.num_bytes, lane), *encoded.buffers])
+            if lane == _DATA:
+                self._unreleased_bytes += encoded.num_bytes
+            if not self._write():
+                self.last_progress_s = time.monotonic()
+        return encoded.num_bytes
+
+    def _enqueue(self, encoded: Encoded, lane: int) -> None:
+        queue = self._queues[lane]
         if len(queue) >= MAX_QUEUED_FRAMES:
             raise RemoteError(
                 f"{len(queue)} frames wait for {self.name}, the limit: it takes nothing any more"
             )
-        if not self.has_output:
-            self.last_progress_s = time.monotonic()
-        queue.append(outgoing)
+        queue.append(_Outgoing(encoded, lane))
         self.flush()
 
     @property
@@ -141,11 +158,6 @@ class Link:
             self._sending or ((self._queues[_CONTROL] or self._queues[_DATA]) and self._next())
         )
 
-    @property
-    def is_congested(self) -> bool:
-        """Whether data waits for credit: the owner should not make more."""
-        return bool(self._queues[_DATA])
-
     def _next(self) -> deque[_Outgoing] | None:
         """The queue whose first frame may put its next chunk on the wire."""
         if self._queues[_CONTROL]:
@@ -157,19 +169,13 @@ class Link:
 
     def flush(self) -> None:
         """Send until nothing is left, the channel is full, or credit is missing."""
-        while True:
-            if not self._sending and not self._fill():
-                return
-            count = self.channel.send(self._sending[:_MAX_BUFFERS])
-            if count == 0:
-                return
-            self.last_progress_s = time.monotonic()
-            self.sent_bytes += count
-            self._drop_sent(count)
+        while (self._sending or self._fill()) and self._write():
+            pass
 
     def _fill(self) -> bool:
+        """Start the next chunk, if one may go."""
         if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
-            self._sending.append(memoryview(_CHUNK.pack(self._credit_owed_bytes, _CREDIT, 0, 0)))
+            self._start_chunk([_chunk_header(self._credit_owed_bytes, _CREDIT)])
             self._credit_owed_bytes = 0
             return True
         queue = self._next()
@@ -178,10 +184,29 @@ class Link:
         outgoing = queue[0]
         if outgoing.lane == _DATA and outgoing.remaining == outgoing.total:
             self._unreleased_bytes += outgoing.total
-        self._sending = outgoing.take_chunk()
+        self._start_chunk(outgoing.take_chunk())
         if not outgoing.remaining:
             queue.popleft()
         return True
+
+    def _start_chunk(self, chunk: list[memoryview]) -> None:
+        self._sending = chunk
+        self._sending_bytes = sum(map(len, chunk))
+
+    def _write(self) -> bool:
+        """Send what has been started; whether all of it went."""
+        sending = self._sending
+        count = self.channel.send(
+            sending if len(sending) <= _MAX_BUFFERS else sending[:_MAX_BUFFERS]
+        )
+        self._sending_bytes -= count
+        if not self._sending_bytes:
+            self._sending = []
+            return True
+        if count:
+            self.last_progress_s = time.monotonic()
+            self._drop_sent(count)
+        return bool(count)
 
     def _drop_sent(self, count: int) -> None:
         sending = self._sending
@@ -191,7 +216,6 @@ class Link:
                 del sending[:i]
                 return
             count -= len(buffer)
-        self._sending = []
 
     # Receiving
 
