@@ -29,6 +29,10 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+# Large enough that each layer matters, small enough that fp32 logits are good to 1e-5.
+INITIALIZER_RANGE = 0.15
+# As large as that a runner that takes the default instead is seen in the logits.
+NORM_EPSILON = 1e-2
 SPECIAL_IDS = {"bos_token_id": START_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
 RUN_MARK = "PARTWISE_TEST_RUN"
 SMOLLM2 = Path(__file__).parent.parent / "models" / "SmolLM2-135M-Instruct"
@@ -57,7 +61,8 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
         n_layer=5,
         n_head=4,
         n_positions=CONTEXT_TOKENS,
-        initializer_range=0.3,
+        initializer_range=INITIALIZER_RANGE,
+        layer_norm_epsilon=NORM_EPSILON,
         **SPECIAL_IDS,
     )
     folder = tmp_path_factory.mktemp("tiny-gpt2")
@@ -83,7 +88,8 @@ def save_llama(folder: Path, *, seed: int, tied: bool) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
-        initializer_range=0.3,
+        initializer_range=INITIALIZER_RANGE,
+        rms_norm_eps=NORM_EPSILON,
         tie_word_embeddings=tied,
         **SPECIAL_IDS,
     )

@@ -1,0 +1,176 @@
+"""The comparison with the oracle must fail when the model is broken.
+
+Random tiny models can hide a broken model behind repeated tokens, so each mutation must
+move the logits far beyond the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from partwise.launch.listening import make_torch_runner
+from partwise.part.runner import Runner, RunnerOptions
+from partwise.part.torch import attention, kv
+from partwise.part.torch.families import Gpt2Family, LlamaFamily
+from support.oracle import TOLERANCE, compare, load_oracle, random_prompts
+from support.parts import Parts, Setting
+
+MARGIN = 50
+"""By how many tolerances each mutation must move the logits."""
+PROMPTS = random_prompts(200, 5, seed=11)
+MAX_TOKENS = 6
+NORM_EPSILON = 1e-2  # of the models in tests/conftest.py
+
+Patch = pytest.MonkeyPatch
+
+
+def no_rope(patch: Patch) -> None:
+    original = LlamaFamily.block_arguments
+
+    def block_arguments(self: LlamaFamily, positions_1N: torch.Tensor) -> dict[str, Any]:
+        cos, sin = original(self, positions_1N)["position_embeddings"]
+        return {"position_embeddings": (torch.ones_like(cos), torch.zeros_like(sin))}
+
+    patch.setattr(LlamaFamily, "block_arguments", block_arguments)
+
+
+def rope_off_by_one(patch: Patch) -> None:
+    original = LlamaFamily.block_arguments
+
+    def block_arguments(self: LlamaFamily, positions_1N: torch.Tensor) -> dict[str, Any]:
+        # Decoded tokens only: RoPE knows distances, not where all tokens start.
+        return original(self, positions_1N + (positions_1N.shape[1] == 1))
+
+    patch.setattr(LlamaFamily, "block_arguments", block_arguments)
+
+
+def no_positions(patch: Patch) -> None:
+    original = Gpt2Family.embed
+
+    def embed(
+        self: Gpt2Family, module: Any, ids_N: torch.Tensor, positions_1N: torch.Tensor
+    ) -> torch.Tensor:
+        return original(self, module, ids_N, torch.zeros_like(positions_1N))
+
+    patch.setattr(Gpt2Family, "embed", embed)
+
+
+def shifted_kv(patch: Patch) -> None:
+    """Keys and values after the first pass land one position too early."""
+    original = kv.ContiguousRow.__init__
+
+    def init(self: kv.ContiguousRow, held: Any, position: int, start: int, stop: int) -> None:
+        original(self, held, max(position - 1, 0), start, stop)
+
+    patch.setattr(kv.ContiguousRow, "__init__", init)
+
+
+def no_attention(patch: Patch) -> None:
+    original = attention.attend_rows
+
+    def attend_rows(*args: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        out, _ = original(*args, **options)
+        return torch.zeros_like(out), None
+
+    patch.setattr(attention, "attend_rows", attend_rows)
+
+
+def no_causal_mask(patch: Patch) -> None:
+    original = attention.scaled_dot_product_attention
+
+    def attend(*args: Any, **options: Any) -> torch.Tensor:
+        return original(*args, **{**options, "is_causal": False, "attn_mask": None})
+
+    patch.setattr(attention, "scaled_dot_product_attention", attend)
+
+
+Change = Callable[[list[Any]], None]
+
+
+def skip_a_block(modules: list[Any]) -> None:
+    modules[2] = lambda hidden, **_: hidden
+
+
+def change_an_epsilon(modules: list[Any]) -> None:
+    norms = [m for m in modules[2].modules() if "Norm" in type(m).__name__]
+    name = "eps" if hasattr(norms[0], "eps") else "variance_epsilon"
+    assert getattr(norms[0], name) == NORM_EPSILON
+    setattr(norms[0], name, NORM_EPSILON / 10)
+
+
+def runner_with(change: Change | None) -> Callable[[RunnerOptions], Runner]:
+    """Torch runners; the first part's modules are changed after they were loaded."""
+
+    def make(options: RunnerOptions) -> Runner:
+        runner = make_torch_runner(options)
+        if change is not None and options.part == "part0":
+            change(runner._modules)
+        return runner
+
+    return make
+
+
+def nothing(patch: Patch) -> None:
+    """Leave the code as it is."""
+
+
+MUTATIONS: list[tuple[str, Callable[[Patch], None], Change | None]] = [
+    ("tiny_llama", no_rope, None),
+    ("tiny_llama", rope_off_by_one, None),
+    ("tiny_llama", shifted_kv, None),
+    ("tiny_llama", no_attention, None),
+    ("tiny_llama", no_causal_mask, None),
+    ("tiny_llama", nothing, skip_a_block),
+    ("tiny_llama", nothing, change_an_epsilon),
+    ("tiny_gpt2", no_positions, None),
+    ("tiny_gpt2", shifted_kv, None),
+    ("tiny_gpt2", no_attention, None),
+    ("tiny_gpt2", nothing, skip_a_block),
+    ("tiny_gpt2", nothing, change_an_epsilon),
+]
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Any]:
+    """Oracles by fixture, loaded once."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("model", "mutate", "change"),
+    [pytest.param(*case, id=f"{case[0]}-{(case[2] or case[1]).__name__}") for case in MUTATIONS],
+)
+def test_the_comparison_fails_when_the_model_is_broken(
+    model: str,
+    mutate: Callable[[Patch], None],
+    change: Change | None,
+    networks: dict[str, Any],
+    request: pytest.FixtureRequest,
+    monkeypatch: Patch,
+) -> None:
+    path: Path = request.getfixturevalue(model)
+    if model not in networks:
+        networks[model] = load_oracle(path)
+    torch.set_num_threads(1)
+    mutate(monkeypatch)
+    with Parts(path, Setting(num_parts=2, make_runner=runner_with(change))) as parts:
+        comparison = compare(networks[model], PROMPTS, parts.generate(PROMPTS, MAX_TOKENS))
+    assert comparison.largest_gap > MARGIN * TOLERANCE
+    with pytest.raises(AssertionError, match="logits differ"):
+        comparison.check()
+
+
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+def test_the_same_comparison_passes_when_it_is_not(
+    model: str, networks: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(model)
+    if model not in networks:
+        networks[model] = load_oracle(path)
+    with Parts(path, Setting(num_parts=2, make_runner=runner_with(None))) as parts:
+        compare(networks[model], PROMPTS, parts.generate(PROMPTS, MAX_TOKENS)).check()
