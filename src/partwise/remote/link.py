@@ -91,13 +91,15 @@ class _Incoming:
 class Link:
     """Frames over a channel. One thread owns it; nothing here blocks.
 
-    ``name`` says who is at the other side; `last_progress_s` is when bytes last moved while
+    ``name`` says who is at the other side; ``sent_bytes`` counts all that went on the wire;
+    `last_progress_s` is when bytes last moved while
     something waited to be sent (monotonic seconds).
     """
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.name = name
         self.channel = channel
+        self.sent_bytes = 0
         self.last_progress_s = time.monotonic()
         self._pool = BufferPool()
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -199,6 +201,7 @@ class Link:
         count = self.channel.send(
             sending if len(sending) <= _MAX_BUFFERS else sending[:_MAX_BUFFERS]
         )
+        self.sent_bytes += count
         self._sending_bytes -= count
         if not self._sending_bytes:
             self._sending = []
