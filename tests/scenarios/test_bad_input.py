@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from partwise import deployment
 from partwise.cli.main import main
 from partwise.distributor import balance_layers, encode_plan
 from partwise.distributor.plan import Plan
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.usefixtures("started")
 
 
 @pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that fails; its one line."""
+def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command that fails before it starts a server; its one line."""
+    monkeypatch.setattr(deployment, "LocalServers", lambda *_: pytest.fail("a server starts"))
 
     def run(*words: object, code: int = 1) -> str:
         assert main([str(word) for word in words]) == code
