@@ -37,7 +37,7 @@ class Servers:
         self, names: Sequence[str], transport: Transport, make_runner: RunnerFactory
     ) -> None:
         self.addresses: dict[str, Address] = {}
-        self._transport = transport
+        self.transport = transport
         self._servers: list[PartServer] = []
         self._threads: list[threading.Thread] = []
         for name in names:
@@ -55,7 +55,7 @@ class Servers:
         for server in self._servers:
             server.stop()
             with contextlib.suppress(RemoteError, OSError):
-                self._transport.connect(self.addresses[server.name], stranger).close()
+                self.transport.connect(self.addresses[server.name], stranger).close()
 
     def join(self) -> None:
         """Wait until they ended; fails after JOIN_S."""

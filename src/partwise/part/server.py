@@ -7,6 +7,7 @@ runs under computing and receiving never waits behind sending.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import traceback
@@ -142,7 +143,8 @@ class PartServer:
         link = Link(channel, hello.name)
         if self._coordinator is not None:
             text = f"server {self.name} already serves another coordinator: stop that one first"
-            link.send(message_frame(Failed(error="LaunchError", text=text)))
+            with contextlib.suppress(RemoteError):  # it may be gone already
+                link.send(message_frame(Failed(error="LaunchError", text=text)))
             link.close()
             return
         self._coordinator = link
@@ -376,4 +378,4 @@ class PartServer:
 
 def _is_decode(frame: Frame) -> bool:
     """Whether every row of ``frame`` is one token: rows of prompts come last."""
-    return frame.rows[-1].num_tokens == 1
+    return bool(frame.rows) and frame.rows[-1].num_tokens == 1

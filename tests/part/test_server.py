@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from partwise.distributor import balance_layers, encode_plan
+from partwise.errors import LinkClosed
+from partwise.model import open_model
+from partwise.remote.authenticate import Hello
+from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
+from partwise.remote.link import Link
+from partwise.remote.memory import MemoryTransport
+from partwise.remote.messages import (
+    Assign,
+    Failed,
+    Loaded,
+    Message,
+    Ping,
+    Pong,
+    Refused,
+    Release,
+    decode_message,
+    message_frame,
+)
+from support.parts import Servers, counting_runner, ignore_pass
+
+VERSION = 3
+DEADLINE_S = 5.0
+Wanted = TypeVar("Wanted")
+
+
+class Client:
+    """A link to a server, driven by the test."""
+
+    def __init__(self, servers: Servers, *, role: str = "coordinator", deployment: str = "d"):
+        hello = Hello(role=role, name=f"a {role}", deployment=deployment)
+        channel = servers.transport.connect(servers.addresses["server"], hello)
+        self.link = Link(channel, "server")
+        self.frames: list[Frame] = []
+
+    def tell(self, message: Message) -> None:
+        self.link.send(message_frame(message))
+
+    def wait(self, is_wanted: Callable[[Frame], bool]) -> Frame:
+        """The next frame that is wanted; what comes before it is dropped."""
+        stop_s = time.monotonic() + DEADLINE_S
+        while time.monotonic() < stop_s:
+            while self.frames:
+                if is_wanted(frame := self.frames.pop(0)):
+                    return frame
+            self.frames.extend(self.link.receive())
+            self.link.flush()
+            time.sleep(0.001)
+        raise AssertionError("the server did not answer")
+
+    def hear(self, kind: type[Wanted]) -> Wanted:
+        """The next message of ``kind``."""
+        heard = []
+
+        def is_wanted(frame: Frame) -> bool:
+            if frame.kind is FrameKind.CONTROL:
+                heard.append(decode_message(frame))
+            return bool(heard) and isinstance(heard[-1], kind)
+
+        self.wait(is_wanted)
+        return heard[-1]
+
+    def result(self) -> list[int]:
+        """The ids of the next result."""
+        return self.wait(lambda frame: frame.kind is FrameKind.RESULT).tensors[0].tolist()
+
+    def assign(self, path: Path, *, num_parts: int = 1, part: str = "part0") -> None:
+        names = ["server", *(f"other{i}" for i in range(1, num_parts))]
+        plan = balance_layers(open_model(path), names, plan_version=VERSION)
+        self.tell(
+            Assign(
+                deployment="d",
+                plan=encode_plan(plan),
+                part=part,
+                model_path=str(path),
+                threads=1,
+                deterministic=False,
+            )
+        )
+
+    def is_alive(self) -> bool:
+        self.tell(Ping(number=77, sent_ns=1))
+        return self.hear(Pong).number == 77
+
+    def expect_end(self) -> None:
+        """The server closes the link before the deadline."""
+        with pytest.raises(LinkClosed):
+            self.wait(lambda frame: False)
+
+    def close(self) -> None:
+        self.link.close()
+
+
+@contextmanager
+def serving(on_pass: Callable = ignore_pass) -> Iterator[Servers]:
+    servers = Servers(["server"], MemoryTransport(), counting_runner(on_pass))
+    try:
+        yield servers
+    finally:
+        servers.stop()
+        servers.join()
+
+
+def step(first: int, *, sequence: int = 0, position: int = 0, version: int = VERSION) -> Frame:
+    return Frame(
+        kind=FrameKind.FORWARD,
+        plan_version=version,
+        step=1,
+        rows=(Row(sequence, position, 1, int(RowFlag.PICK)),),
+        tensors=(np.array([first], np.int64),),
+    )
+
+
+def ready(servers: Servers, path: Path) -> Client:
+    client = Client(servers)
+    client.assign(path)
+    client.hear(Loaded)
+    return client
+
+
+def retry_until_free(servers: Servers, path: Path) -> Client:
+    """A new coordinator, as soon as the server noticed that the one before left."""
+    stop_s = time.monotonic() + DEADLINE_S
+    while True:
+        client = Client(servers)
+        client.assign(path)
+        try:
+            client.hear(Loaded)
+            return client
+        except LinkClosed:
+            assert time.monotonic() < stop_s, "the server stayed taken"
+
+
+def test_a_server_with_one_part_answers_steps(tiny_llama: Path) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        client.link.send(step(41))
+        assert client.result() == [42]
+        client.tell(Release(sequences=(0,)))
+        client.link.send(step(50))
+        assert client.result() == [51]
+        client.close()
+
+
+def test_a_repeated_frame_gives_one_result(tiny_llama: Path) -> None:
+    passes = []
+    with serving(lambda part, number, between: passes.append(number)) as servers:
+        client = ready(servers, tiny_llama)
+        for frame in (step(5), step(5), step(6, position=1)):
+            client.link.send(frame)
+        assert client.result() == [6]
+        assert client.result() == [7]
+        assert client.is_alive()
+        assert passes == [1, 2]
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (step(1, version=VERSION - 1), f"plan_version {VERSION}, the frame is of {VERSION - 1}"),
+        (step(1, position=4), "expects position 0 of sequence 0"),
+        (Frame(kind=FrameKind.FORWARD, plan_version=VERSION), "frames with rows"),
+        (Frame(kind=FrameKind.GRADIENT, plan_version=VERSION, rows=(Row(0, 0, 1),)), "GRADIENT"),
+    ],
+    ids=["stale", "gap", "no rows", "kind"],
+)
+def test_a_frame_that_is_not_taken_is_refused_with_the_reason(
+    tiny_llama: Path, frame: Frame, reason: str
+) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        client.link.send(frame)
+        assert reason in client.hear(Refused).text
+        client.link.send(step(8))
+        assert client.result() == [9]
+        client.close()
+
+
+def test_a_frame_before_an_assignment_is_refused() -> None:
+    with serving() as servers:
+        client = Client(servers)
+        client.link.send(step(1))
+        assert "idle, not serving" in client.hear(Refused).text
+        client.close()
+
+
+def test_a_second_coordinator_is_refused_and_the_first_goes_on(tiny_llama: Path) -> None:
+    with serving() as servers:
+        first = ready(servers, tiny_llama)
+        second = Client(servers)
+        refusal = second.hear(Failed)
+        assert refusal.error == "LaunchError"
+        assert "already serves another coordinator" in refusal.text
+        second.expect_end()
+        assert first.is_alive()
+        for _ in range(20):
+            Client(servers).close()  # gone before it can be refused
+        assert first.is_alive()
+        first.close()
+
+
+def test_a_plan_that_cannot_be_held_is_told_and_the_server_stays(
+    tiny_llama: Path, tiny_gpt2: Path
+) -> None:
+    with serving() as servers:
+        client = Client(servers)
+        client.tell(
+            Assign(
+                deployment="d", plan=b"{}", part="part0", model_path="m", threads=1,
+                deterministic=False,
+            )
+        )  # fmt: skip
+        assert client.hear(Failed).error == "PlanError"
+        client.assign(tiny_llama, part="part7")
+        assert "part7" in client.hear(Failed).text
+        client.close()
+        client = retry_until_free(servers, tiny_llama)
+        assert client.is_alive()
+        client.close()
+
+
+def test_a_missing_model_is_told_with_its_path(tiny_llama: Path, tmp_path: Path) -> None:
+    plan = encode_plan(balance_layers(open_model(tiny_llama), ["server"]))
+    with serving() as servers:
+        client = Client(servers)
+        missing = tmp_path / "missing"
+        client.tell(
+            Assign(
+                deployment="d", plan=plan, part="part0", model_path=str(missing), threads=1,
+                deterministic=False,
+            )
+        )  # fmt: skip
+        failed = client.hear(Failed)
+        assert failed.error == "ModelError"
+        assert str(missing) in failed.text
+        client.close()
+
+
+@pytest.mark.parametrize("deployment", ["d", "another"])
+def test_only_parts_of_the_deployment_may_join_and_they_may_not_command(
+    tiny_llama: Path, deployment: str
+) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        part = Client(servers, role="part", deployment=deployment)
+        if deployment == "d":
+            part.tell(Release(sequences=(0,)))
+        part.expect_end()
+        assert client.is_alive()
+        client.close()
+
+
+def test_a_part_of_the_deployment_feeds_the_next_one(tiny_llama: Path) -> None:
+    with serving() as servers:
+        client = Client(servers)
+        client.assign(tiny_llama, num_parts=1)
+        client.hear(Loaded)
+        part = Client(servers, role="part")
+        part.link.send(step(30))
+        assert client.result() == [31]
+        part.close()
+        assert client.is_alive(), "a part that leaves does not end the next one"
+        client.close()
+
+
+def test_garbage_from_the_coordinator_frees_the_server(tiny_llama: Path) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        client.link.channel.send([memoryview(b"\xff" * 100)])
+        client.expect_end()
+        client = retry_until_free(servers, tiny_llama)
+        client.link.send(step(1))
+        assert client.result() == [2]
+        client.close()
+
+
+def test_an_unknown_control_message_ends_the_link_but_not_the_server(tiny_llama: Path) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        client.link.send(Frame(kind=FrameKind.CONTROL, message=b"\x81\xa4type\xa4exec"))
+        client.expect_end()
+        client = retry_until_free(servers, tiny_llama)
+        assert client.is_alive()
+        client.close()
+
+
+def test_pings_are_answered_while_a_pass_is_computed(tiny_llama: Path) -> None:
+    is_over = threading.Event()
+
+    def compute(part: str, number: int, between_layers: Callable[[], None]) -> None:
+        stop_s = time.monotonic() + DEADLINE_S
+        while not is_over.is_set() and time.monotonic() < stop_s:
+            between_layers()
+
+    with serving(compute) as servers:
+        client = ready(servers, tiny_llama)
+        client.link.send(step(1))
+        client.tell(Ping(number=1, sent_ns=0))
+        pong = client.hear(Pong)
+        assert (pong.received_step, pong.finished_step) == (1, 0)
+        is_over.set()
+        assert client.result() == [2]
+        client.tell(Ping(number=2, sent_ns=0))
+        assert client.hear(Pong).finished_step == 1
+        client.close()
+
+
+def test_a_coordinator_that_leaves_frees_the_server_between_two_layers(tiny_llama: Path) -> None:
+    passes = []
+
+    def compute(part: str, number: int, between_layers: Callable[[], None]) -> None:
+        passes.append(number)
+        stop_s = time.monotonic() + DEADLINE_S
+        while len(passes) == 1 and time.monotonic() < stop_s:
+            between_layers()  # raises as soon as nobody waits for the pass
+
+    with serving(compute) as servers:
+        client = ready(servers, tiny_llama)
+        client.link.send(step(1))
+        assert client.is_alive()
+        client.close()
+        client = retry_until_free(servers, tiny_llama)
+        client.link.send(step(70))
+        assert client.result() == [71]
+        client.close()
