@@ -1,0 +1,208 @@
+"""Logits and ids of models in parts against transformers, in fp32.
+
+SmolLM2 and a random model of each family, on several numbers of parts:
+- with default batching, all prompts submitted at once: per-step logits within 1e-4 of
+  transformers, the same ids except where its two best logits are that close (listed; such a
+  sequence is compared no further);
+- deterministic: the same bounds, and bit-equal logits for every number of parts.
+
+    python bench/oracle.py [--prompts N] [--tokens N] [--parts N,N,...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import partwise
+from harness import SMOLLM2, report
+from oracle_cases import Case, Reference, make_cases, run_transformers
+from partwise.cli.format import format_table
+
+BOUND = 1e-4
+"""Largest difference of a logit, and the gap within which two logits count as tied."""
+MODES = {"batched": False, "deterministic": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tie:
+    """Where another id was picked because the reference's two best logits are tied."""
+
+    sequence: int
+    step: int
+    reference_id: int
+    picked_id: int
+    gap: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """What one run of all prompts differs in. ``digests`` are of each sequence's logits."""
+
+    model: str
+    parts: int
+    mode: str
+    max_abs_difference: float = 0.0
+    num_steps: int = 0
+    num_wrong_ids: int = 0
+    ties: list[Tie] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+
+    @property
+    def is_within_bounds(self) -> bool:
+        # NaN is not within any bound.
+        return self.max_abs_difference <= BOUND and not self.num_wrong_ids and self.num_steps > 0
+
+    def add(self, number: int, reference: Reference, tokens: Iterable[partwise.Token]) -> None:
+        """Compare sequence ``number`` up to its first other id."""
+        digest = hashlib.sha256()
+        is_same, step = True, -1
+        for step, token in enumerate(tokens):
+            assert token.logits is not None
+            digest.update(token.logits.tobytes())
+            if is_same and step < len(reference.ids):
+                is_same = self._add_step(number, step, reference, token)
+        if is_same and step + 1 != len(reference.ids):
+            self.num_wrong_ids += 1
+        self.digests.append(digest.hexdigest())
+
+    def _add_step(
+        self, number: int, step: int, reference: Reference, token: partwise.Token
+    ) -> bool:
+        """Compare one step; whether it picked the reference's id."""
+        expected_V, expected_id = reference.logits[step], reference.ids[step]
+        difference = np.abs(token.logits - expected_V).max()
+        self.max_abs_difference = float(np.maximum(self.max_abs_difference, difference))
+        self.num_steps += 1
+        if token.token_id == expected_id:
+            return True
+        gap = float(expected_V[expected_id] - expected_V[token.token_id])
+        if gap <= BOUND:
+            tie = Tie(
+                sequence=number, step=step, reference_id=expected_id,
+                picked_id=token.token_id, gap=gap,
+            )  # fmt: skip
+            self.ties.append(tie)
+        else:
+            self.num_wrong_ids += 1
+        return False
+
+
+def compare(
+    case: Case, references: Sequence[Reference], parts: int, mode: str, num_tokens: int
+) -> Comparison:
+    """Run all prompts at once on ``parts`` servers, and compare every step."""
+    options = partwise.DeployOptions(threads=1, is_deterministic=MODES[mode])
+    comparison = Comparison(model=case.name, parts=parts, mode=mode)
+    with partwise.deploy(case.path, parts=parts, options=options) as net:
+        generations = [
+            net.submit(
+                partwise.Request(prompt_ids=prompt, max_tokens=num_tokens, wants_logits=True)
+            )
+            for prompt in case.prompts
+        ]
+        for number, (reference, generation) in enumerate(zip(references, generations, strict=True)):
+            comparison.add(number, reference, generation)
+    return comparison
+
+
+def bit_equal_parts(comparisons: Sequence[Comparison]) -> list[int]:
+    """The numbers of parts whose deterministic logits have the bits of the first one's."""
+    runs = [c for c in comparisons if c.mode == "deterministic"]
+    return [c.parts for c in runs if c.digests == runs[0].digests]
+
+
+def run_case(case: Case, parts: Sequence[int], num_tokens: int) -> list[Comparison]:
+    """Every number of parts in both modes."""
+    start_s = time.monotonic()
+    references = run_transformers(case, num_tokens)
+    distinct = min(len(set(reference.ids)) for reference in references)
+    print(
+        f"{case.name}: transformers {time.monotonic() - start_s:.0f} s,"
+        f" at least {distinct} distinct ids in {num_tokens}",
+        file=sys.stderr,
+    )
+    comparisons = []
+    for mode in MODES:
+        for count in parts:
+            start_s = time.monotonic()
+            comparisons.append(compare(case, references, count, mode, num_tokens))
+            took_s = time.monotonic() - start_s
+            print(f"{case.name}: {count} parts, {mode}: {took_s:.0f} s", file=sys.stderr)
+    return comparisons
+
+
+def summarize(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """The figures of one model."""
+    return {
+        "max_abs_difference": float(np.max([c.max_abs_difference for c in comparisons])),
+        "ids_identical": all(not c.num_wrong_ids for c in comparisons),
+        "num_ties": sum(len(c.ties) for c in comparisons),
+        "bit_equal_parts": bit_equal_parts(comparisons),
+    }
+
+
+def print_tables(comparisons: Sequence[Comparison]) -> None:
+    """Every run, then every tie."""
+    first = {c.model: c.digests for c in reversed(comparisons) if c.mode == "deterministic"}
+    rows = [
+        (
+            c.model, c.parts, c.mode, c.num_steps, f"{c.max_abs_difference:.2e}",
+            "no" if c.num_wrong_ids else "yes", len(c.ties),
+            ("yes" if c.digests == first[c.model] else "no") if MODES[c.mode] else "",
+        )
+        for c in comparisons
+    ]  # fmt: skip
+    headers = ("model", "parts", "mode", "steps", "max difference", "ids identical", "ties",
+               "bit-equal")  # fmt: skip
+    print(format_table(headers, rows))
+    ties = [
+        (c.model, c.parts, c.mode, t.sequence, t.step, t.reference_id, t.picked_id, f"{t.gap:.2e}")
+        for c in comparisons
+        for t in c.ties
+    ]
+    if ties:
+        headers = ("tie in", "parts", "mode", "sequence", "step", "reference id", "id", "gap")
+        print(f"\n{format_table(headers, ties)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--parts", default="1,2,3,5")
+    args = parser.parse_args()
+    parts = [int(text) for text in args.parts.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        cases = make_cases(Path(folder), SMOLLM2, args.prompts)
+        runs = {case.name: run_case(case, parts, args.tokens) for case in cases}
+    comparisons = [comparison for run in runs.values() for comparison in run]
+    print_tables(comparisons)
+    models = {name: summarize(run) for name, run in runs.items()}
+    equal = [n for n in parts if all(n in m["bit_equal_parts"] for m in models.values())]
+    figures = {
+        "prompts": args.prompts,
+        "tokens": args.tokens,
+        "parts": parts,
+        "max_abs_difference": float(np.max([m["max_abs_difference"] for m in models.values()])),
+        "ids_identical": all(m["ids_identical"] for m in models.values()),
+        "num_ties": sum(m["num_ties"] for m in models.values()),
+        "bit_equal_parts": equal,
+        "models": models,
+    }
+    report("oracle", figures, {"comparisons": [asdict(c) for c in comparisons]})
+    return int(equal != parts or not all(c.is_within_bounds for c in comparisons))
+
+
+if __name__ == "__main__":
+    assert SMOLLM2.is_dir(), f"{SMOLLM2} is missing: run `make model`"
+    sys.exit(main())
