@@ -21,9 +21,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from harness import SMOLLM2, ratio, report, spread
-
 import partwise
+from harness import SMOLLM2, ratio, report, spread
 from partwise.cli.format import format_table
 
 PROMPT = "Once upon a time, in a village by the sea, there lived"

@@ -1,8 +1,11 @@
 """What a hop costs: the part server's real loop with a runner that does nothing, against a
 raw-socket ping-pong (`recv_into`, NODELAY) interleaved in the same run.
 
-The partwise side is whole: a coordinator's poller and link, authentication, framing, the
-part's state machine, and back. One round trip of each side in turn.
+A raw client plays both: against a raw echo, and, after the real handshake and assignment,
+against the part server with frames made beforehand. The difference is what a part adds to
+the wire: receiving, decoding, its state machine, encoding, sending. The coordinator's own
+side of a round trip is measured too (`whole_us`): its link and poller instead of the raw
+client.
 
     python bench/hop.py [--rounds N]
 """
@@ -13,14 +16,14 @@ import argparse
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from harness import SMOLLM2, report, spread
 
+from harness import SMOLLM2, report, spread
 from partwise.cli.format import format_table
 from partwise.distributor import balance_layers
 from partwise.engine.assembly import Assembly, Deployment
@@ -28,10 +31,13 @@ from partwise.model import open_model
 from partwise.part.runner import RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.authenticate import new_token
-from partwise.remote.frame import Array, Frame, FrameKind, Row
-from partwise.remote.link import Link
+from partwise.remote.frame import HEADER_BYTES, Array, Frame, FrameKind, Row, encode_frame
+from partwise.remote.link import WINDOW_BYTES, Link
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
+
+CHUNK = struct.Struct("<IBBH")
+DATA_LANE, CREDIT_LANE = 1, 2
 
 WIDTH = 1024
 SIZES = {"4k": 1, "256k": 64}
@@ -96,45 +102,82 @@ def start_server(token: bytes) -> tuple[Address, int]:
     return Address("127.0.0.1", port), pid
 
 
-@dataclass(slots=True)
-class Driver:
-    """A coordinator's side of the ping-pong."""
+class RawDriver:
+    """Frames made beforehand over the blocking socket of an authenticated link."""
 
-    assembly: Assembly
-    is_back: bool = False
-    position: int = 0
+    def __init__(self, assembly: Assembly, tensor: Array) -> None:
+        self._socket = socket.socket(fileno=os.dup(assembly.parts[0].link.channel.fileno()))
+        self._socket.setblocking(True)
+        encoded = encode_frame(_frame(0, tensor))
+        body = b"".join(encoded.buffers)
+        self._data = bytearray(CHUNK.pack(len(body), DATA_LANE, 0, 0) + body)
+        self._view = memoryview(bytearray(len(self._data)))
+        self._owed_bytes = 0
 
-    def __post_init__(self) -> None:
-        self.assembly.poller.take_over(self._on_frame, self._on_lost)
+    def round_trip_ns(self, position: int) -> int:
+        """One frame there and back."""
+        header = CHUNK.size
+        struct.pack_into("<I", self._data, header + 16, position + 1)  # microbatch
+        struct.pack_into("<Q", self._data, header + 20, position + 1)  # step
+        struct.pack_into("<I", self._data, header + HEADER_BYTES + 8, position)
+        start_ns = time.perf_counter_ns()
+        self._socket.sendall(self._data)
+        receive_exactly(self._socket, self._view)
+        stop_ns = time.perf_counter_ns()
+        self._give_credit()
+        return stop_ns - start_ns
+
+    def _give_credit(self) -> None:
+        """Take a credit chunk out of the way, and give credit back as a link would."""
+        view, size = self._view, CHUNK.size
+        if view[4] == CREDIT_LANE:
+            rest = bytes(view[size:])
+            view[: len(rest)] = rest
+            receive_exactly(self._socket, view[len(rest) :])
+        self._owed_bytes += len(view) - size
+        if self._owed_bytes * 4 >= WINDOW_BYTES:
+            self._socket.sendall(CHUNK.pack(self._owed_bytes, CREDIT_LANE, 0, 0))
+            self._owed_bytes = 0
+
+
+class LinkDriver:
+    """A coordinator's side of the ping-pong: its poller and link."""
+
+    def __init__(self, assembly: Assembly, tensor: Array) -> None:
+        self._assembly = assembly
+        self._tensor = tensor
+        self._is_back = False
+        assembly.poller.take_over(self._on_frame, self._on_lost)
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
         link.release(frame)
-        self.is_back = True
+        self._is_back = True
 
     def _on_lost(self, link: Link, error: Exception) -> None:
         raise error
 
-    def round_trip_ns(self, tensor: Array) -> int:
+    def round_trip_ns(self, position: int) -> int:
         """One frame there and back."""
         start_ns = time.perf_counter_ns()
-        row = Row(1, self.position, 1)
-        self.position += 1
-        self.is_back = False
-        frame = Frame(
-            kind=FrameKind.FORWARD, plan_version=1, microbatch=self.position, step=self.position,
-            rows=(row,), tensors=(tensor,),
-        )  # fmt: skip
-        self.assembly.parts[0].link.send(frame)
-        while not self.is_back:
-            self.assembly.poller.poll(10.0)
+        self._is_back = False
+        self._assembly.parts[0].link.send(_frame(position, self._tensor))
+        while not self._is_back:
+            self._assembly.poller.poll(10.0)
         return time.perf_counter_ns() - start_ns
 
 
-def assemble(model_path: Path, token: bytes, address: Address) -> Driver:
+def _frame(position: int, tensor: Array) -> Frame:
+    return Frame(
+        kind=FrameKind.FORWARD, plan_version=1, microbatch=position + 1, step=position + 1,
+        rows=(Row(1, position, 1),), tensors=(tensor,),
+    )  # fmt: skip
+
+
+def assemble(model_path: Path, token: bytes, address: Address) -> Assembly:
     """The idle server as the only part of a plan."""
     model = open_model(model_path)
     deployment = Deployment(
-        name="hop",
+        name=new_token().decode(),
         plan=balance_layers(model, ["idle"]),
         model_path=str(model_path),
         addresses={"idle": address},
@@ -143,44 +186,56 @@ def assemble(model_path: Path, token: bytes, address: Address) -> Driver:
         on_progress=lambda done, total: None,
         explain=lambda server: "",
     )
-    return Driver(Assembly(deployment, TcpTransport(token)))
+    return Assembly(deployment, TcpTransport(token))
+
+
+def measure(model_path: Path, num_rows: int, rounds: int) -> dict[str, list[float]]:
+    """Round trips in microseconds of one payload, one of each kind in turn."""
+    tensor = np.zeros((num_rows, WIDTH), np.float32)
+    token = new_token()
+    servers = [start_server(token) for _ in range(2)]
+    assemblies = [assemble(model_path, token, address) for address, _ in servers]
+    raw_driver = RawDriver(assemblies[0], tensor)
+    link_driver = LinkDriver(assemblies[1], tensor)
+    sock, echo_pid = start_raw_echo(tensor.nbytes)
+    data, view = tensor.tobytes(), memoryview(bytearray(tensor.nbytes))
+    times: dict[str, list[float]] = {"raw": [], "partwise": [], "whole": []}
+    for position in range(rounds):
+        start_ns = time.perf_counter_ns()
+        sock.sendall(data)
+        receive_exactly(sock, view)
+        times["raw"].append((time.perf_counter_ns() - start_ns) / 1e3)
+        times["partwise"].append(raw_driver.round_trip_ns(position) / 1e3)
+        times["whole"].append(link_driver.round_trip_ns(position) / 1e3)
+    sock.close()
+    os.waitpid(echo_pid, 0)
+    for _, pid in servers:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=5000)
     parser.add_argument("--model", type=Path, default=SMOLLM2)
     args = parser.parse_args()
-    token = new_token()
-    address, server_pid = start_server(token)
-    driver = assemble(args.model, token, address)
     figures: dict[str, float] = {}
-    rows: list[tuple[str, str, str, float, float]] = []
+    rows: list[tuple[str, str, str, str, float, float]] = []
     for name, num_rows in SIZES.items():
-        tensor = np.zeros((num_rows, WIDTH), np.float32)
-        sock, echo_pid = start_raw_echo(tensor.nbytes)
-        data, view = tensor.tobytes(), memoryview(bytearray(tensor.nbytes))
-        raw, ours = [], []
-        for _ in range(args.rounds):
-            start_ns = time.perf_counter_ns()
-            sock.sendall(data)
-            receive_exactly(sock, view)
-            raw.append((time.perf_counter_ns() - start_ns) / 1e3)
-            ours.append(driver.round_trip_ns(tensor) / 1e3)
-        sock.close()
-        os.waitpid(echo_pid, 0)
-        raw_us, ours_us = spread(raw), spread(ours)
-        added_us = ours_us.median - raw_us.median
+        times = measure(args.model, num_rows, args.rounds)
+        raw, ours, whole = (spread(times[kind]) for kind in ("raw", "partwise", "whole"))
+        added_us = ours.median - raw.median
         figures |= {
-            f"raw_us_{name}": raw_us.median,
-            f"partwise_us_{name}": ours_us.median,
+            f"raw_us_{name}": raw.median,
+            f"partwise_us_{name}": ours.median,
+            f"whole_us_{name}": whole.median,
             f"added_us_{name}": added_us,
-            f"added_ratio_{name}": added_us / raw_us.median,
+            f"added_ratio_{name}": added_us / raw.median,
         }
-        rows.append((name, str(raw_us), str(ours_us), added_us, added_us / raw_us.median))
-    os.kill(server_pid, signal.SIGKILL)
-    os.waitpid(server_pid, 0)
-    print(format_table(("payload", "raw us", "partwise us", "added us", "added / raw"), rows))
+        rows.append((name, str(raw), str(ours), str(whole), added_us, added_us / raw.median))
+    headers = ("payload", "raw us", "part us", "part + coordinator us", "added us", "added / raw")
+    print(format_table(headers, rows))
     report("hop", figures)
 
 

@@ -64,30 +64,34 @@ def main() -> None:
     import_runner(preload.architecture)
     gc.collect()
     gc.freeze()  # the collector would copy every shared page in every server
-    logs: dict[int, str] = {}
-    signal.signal(signal.SIGCHLD, lambda *_: _reap(logs))
+    spawned: dict[int, Spawn] = {}
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(spawned))
     while line := lines.readline():
         spawn = msgspec.json.decode(line, type=Spawn)
         pid = os.fork()
         if pid == 0:
             _become_server(spawn)
-        logs[pid] = spawn.log
+        spawned[pid] = spawn
+        _reap(spawned)  # it may have ended before it was known
 
 
-def _reap(logs: dict[int, str]) -> None:
-    """Note in the log of each server that ended by a signal which it was, then reap it."""
+def _reap(spawned: dict[int, Spawn]) -> None:
+    """Note how each server ended, in its log and to who may still wait for it; then reap it."""
     while True:
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if ended is None:
+        if ended is None or ended.si_pid not in spawned:
             return
-        pid = ended.si_pid
-        if ended.si_code != os.CLD_EXITED and pid in logs:
-            with Path(logs[pid]).open("a") as log:
-                log.write(f"\nprocess {pid} was ended by {signal.Signals(ended.si_status).name}\n")
-        os.waitpid(pid, 0)  # only now: whoever sees it gone finds the note
+        spawn = spawned.pop(ended.si_pid)
+        how = f"process {ended.si_pid} ended with exit code {ended.si_status}"
+        if ended.si_code != os.CLD_EXITED:
+            how = f"process {ended.si_pid} was ended by {signal.Signals(ended.si_status).name}"
+            with Path(spawn.log).open("a") as log:
+                log.write(f"\n{how}\n")
+        _say(Spawned(server=spawn.server, pid=ended.si_pid, error=how))
+        os.waitpid(ended.si_pid, 0)  # only now: whoever sees it gone finds the note
 
 
 def _end_with_coordinator(folder: str | None = None) -> None:

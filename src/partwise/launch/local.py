@@ -38,6 +38,7 @@ class LocalServers:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                bufsize=0,  # `select` sees what a buffer would hide
                 start_new_session=True,  # Ctrl-C is for the coordinator: it ends them itself
             )
         self._send(Preload(architecture=architecture, folder=str(self._folder)))

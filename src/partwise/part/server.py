@@ -372,7 +372,7 @@ class PartServer:
 
     def _between_layers(self) -> None:
         self._poller.poll(0)
-        if self._machine.phase not in (Phase.LOADING, Phase.SERVING):
+        if self._is_stopped or self._machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise _Abandoned
 
 

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from partwise.errors import LinkClosed
 
+KEEP_ALIVE_S = 45
+
 
 class Channel(Protocol):
     """A non-blocking, ordered, reliable stream of bytes."""
@@ -53,6 +55,11 @@ class TcpChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A host that vanished without a word: an idle link ends after KEEP_ALIVE_S.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S // 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S // 9)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
         self._socket = sock
         self._send = sock.sendmsg
         self._receive = sock.recv_into
