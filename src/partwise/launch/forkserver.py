@@ -82,9 +82,10 @@ def _reap(spawned: dict[int, Spawn]) -> None:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if ended is None or ended.si_pid not in spawned:
+        # A signal may come while this runs: whoever takes the entry out reaps the process.
+        spawn = spawned.pop(ended.si_pid, None) if ended is not None else None
+        if ended is None or spawn is None:
             return
-        spawn = spawned.pop(ended.si_pid)
         how = f"process {ended.si_pid} ended with exit code {ended.si_status}"
         if ended.si_code != os.CLD_EXITED:
             how = f"process {ended.si_pid} was ended by {signal.Signals(ended.si_status).name}"
