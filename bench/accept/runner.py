@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -68,11 +69,12 @@ def run_command(command: list[str], folder: Path, limit_s: float) -> int | None:
 def end_group(process: subprocess.Popen[bytes]) -> None:
     """End the command and what it started in its session."""
     os.killpg(process.pid, signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_S)
-    except subprocess.TimeoutExpired:
+    # Nobody may be left of the group, or only those that the command did not end.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def environment() -> dict[str, str]:
