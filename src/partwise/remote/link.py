@@ -265,6 +265,8 @@ class Link:
                 length, lane, _, _ = _CHUNK.unpack_from(scratch, start)
                 start += _CHUNK.size
                 self._begin_chunk(length, lane)
+                if self._take_whole(scratch[start : min(start + length, stop)], frames):
+                    start += length
                 continue
             count = min(stop - start, self._chunk_remaining)
             self._take(scratch[start : start + count], frames)
@@ -276,6 +278,28 @@ class Link:
             start, stop = 0, len(rest)
             scratch[:stop] = rest
         self._scratch_start, self._scratch_stop = start, stop
+
+    def _take_whole(self, data: memoryview, frames: list[Frame]) -> bool:
+        """The short way for a frame in one chunk that is all there; whether it was one."""
+        if self._chunk_remaining != len(data) or len(data) < HEADER_BYTES:
+            return False
+        if self._lanes[self._lane].position or frame_bytes(data) != len(data):
+            return False
+        buffer = self._pool.take(len(data))
+        buffer[: len(data)] = data
+        self._chunk_remaining = 0
+        self._deliver(buffer, len(data), frames)
+        return True
+
+    def _deliver(self, buffer: memoryview, total: int, frames: list[Frame]) -> None:
+        if self._lane == _CONTROL:
+            frame = decode_frame(buffer[:total])
+            self._pool.give(buffer)
+        else:
+            frame = decode_frame(buffer[:total], lease=buffer)
+        if (frame.kind is FrameKind.CONTROL) != (self._lane == _CONTROL):
+            raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {self._lane}")
+        frames.append(frame)
 
     def _begin_chunk(self, length: int, lane: int) -> None:
         if lane == _CREDIT:
@@ -326,14 +350,7 @@ class Link:
             raise FrameError(f"{self.name} sent more bytes than its frame holds")
         buffer, total = incoming.buffer, incoming.total
         incoming.reset()
-        if self._lane == _CONTROL:
-            frame = decode_frame(buffer[:total])
-            self._pool.give(buffer)
-        else:
-            frame = decode_frame(buffer[:total], lease=buffer)
-        if (frame.kind is FrameKind.CONTROL) != (self._lane == _CONTROL):
-            raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {self._lane}")
-        frames.append(frame)
+        self._deliver(buffer, total, frames)
 
     def release(self, frame: Frame) -> None:
         """Hand the buffer of a received data frame back, once: its tensors are gone after."""
