@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from accept.line import Outcome, Status, Verdict
 from harness import RESULTS
@@ -25,12 +25,17 @@ class Succeeds:
 
     bound: str = "exit code 0"
 
+    @property
+    def bounds_text(self) -> tuple[str, ...]:
+        """See `Judge.bounds_text`."""
+        return (self.bound,)
+
     def decide(self, outcome: Outcome) -> Verdict:
         """See `Judge.decide`."""
-        figure = f"exit code {outcome.exit_code}"
+        figures = (f"exit code {outcome.exit_code}",)
         if outcome.exit_code:
-            return Verdict(status=Status.NOT_MET, figure=figure, reason=outcome.last_words)
-        return Verdict(status=Status.MET, figure=figure)
+            return Verdict(status=Status.NOT_MET, figures=figures, reason=outcome.last_words)
+        return Verdict(status=Status.MET, figures=figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +70,24 @@ class Figures:
     results_folder: Path = RESULTS
 
     @property
-    def bound(self) -> str:
-        """See `Judge.bound`."""
-        return ", ".join(map(str, self.bounds))
+    def bounds_text(self) -> tuple[str, ...]:
+        """See `Judge.bounds_text`."""
+        return tuple(map(str, self.bounds))
 
     def decide(self, outcome: Outcome) -> Verdict:
         """See `Judge.decide`."""
         figures = last_json(outcome.stdout)
-        figure = ", ".join(f"{b.key}={format_value(figures.get(b.key))}" for b in self.bounds)
+        texts = tuple(format_value(figures.get(bound.key)) for bound in self.bounds)
         missed = [str(bound) for bound in self.bounds if not bound.is_met(figures)]
         # A bench that misses a bound also exits 1: the bound says more.
         reason = "missed: " + ", ".join(missed) if missed else ""
         if not figures:
-            figure, reason = "", f"no figures, exit code {outcome.exit_code}: {outcome.last_words}"
+            texts, reason = (), f"no figures, exit code {outcome.exit_code}: {outcome.last_words}"
         elif not reason and outcome.exit_code:
             reason = f"exit code {outcome.exit_code}: {outcome.last_words}"
         reason = reason or self._check_results(outcome, figures)
         status = Status.NOT_MET if reason else Status.MET
-        return Verdict(status=status, figure=figure, reason=reason)
+        return Verdict(status=status, figures=texts, reason=reason)
 
     def _check_results(self, outcome: Outcome, figures: Mapping[str, Any]) -> str:
         """What is wrong with the results file, if anything."""
@@ -111,18 +116,19 @@ class TestsPass:
     min_tests: int = 1
 
     @property
-    def bound(self) -> str:
-        """See `Judge.bound`."""
-        return f"{self.min_tests} or more tests pass" if self.min_tests > 1 else "the test passes"
+    def bounds_text(self) -> tuple[str, ...]:
+        """See `Judge.bounds_text`."""
+        count = f"{self.min_tests} or more tests" if self.min_tests > 1 else "the test"
+        return (f"passed: {count}",)
 
     def decide(self, outcome: Outcome) -> Verdict:
         """See `Judge.decide`."""
         path = outcome.folder / "tests.xml"
-        cases = ElementTree.parse(path).findall(".//testcase") if path.is_file() else []
+        cases = ET.parse(path).findall(".//testcase") if path.is_file() else []
         failed = [c.get("name", "") for c in cases if c.find("failure") is not None]
         failed += [c.get("name", "") for c in cases if c.find("error") is not None]
         skips = [s.get("message", "") for c in cases for s in c.findall("skipped")]
-        figure = f"{len(cases) - len(failed) - len(skips)} passed"
+        figures = (f"{len(cases) - len(failed) - len(skips)} passed",)
         missing = [reason for reason in skips if MAY_BE_MISSING.search(reason)]
         if failed:
             reason = "failed: " + ", ".join(dict.fromkeys(failed))
@@ -131,11 +137,11 @@ class TestsPass:
         elif outcome.exit_code or not cases:
             reason = f"pytest exit code {outcome.exit_code}: {outcome.last_words}"
         elif missing:
-            return Verdict(status=Status.NOT_RUN, figure=figure, reason=missing[0])
+            return Verdict(status=Status.NOT_RUN, figures=figures, reason=missing[0])
         else:
             reason = "" if len(cases) >= self.min_tests else f"only {len(cases)} tests were found"
         status = Status.NOT_MET if reason else Status.MET
-        return Verdict(status=status, figure=figure, reason=reason)
+        return Verdict(status=status, figures=figures, reason=reason)
 
 
 def run_tests(*nodes: str) -> tuple[str, ...]:

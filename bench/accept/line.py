@@ -38,10 +38,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A decision. ``figure`` is what was measured, ``reason`` why it is not met or not run."""
+    """A decision. ``figures`` are what was measured, one for each of the judge's bounds, or
+    none; ``reason`` is why it is not met or not run."""
 
     status: Status
-    figure: str = ""
+    figures: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -49,8 +50,8 @@ class Judge(Protocol):
     """Decides an outcome."""
 
     @property
-    def bound(self) -> str:
-        """What is asked for, in short."""
+    def bounds_text(self) -> tuple[str, ...]:
+        """What is asked for, in short, one entry a figure."""
 
     def decide(self, outcome: Outcome) -> Verdict:
         """Whether ``outcome`` meets it."""
@@ -78,7 +79,7 @@ class Attempt:
     """One run of a line."""
 
     status: Status
-    figure: str
+    figures: tuple[str, ...]
     reason: str
     seconds: float
 
@@ -106,7 +107,7 @@ class Record:
         """For the JSON line."""
         return {
             "status": self.last.status,
-            "figures": [attempt.figure for attempt in self.attempts],
+            "figures": [attempt.figures for attempt in self.attempts],
             "reason": self.last.reason,
             "seconds": round(self.seconds, 1),
         }
@@ -114,5 +115,5 @@ class Record:
 
 def not_run(reason: str) -> Record:
     """The record of a line that could not be tried."""
-    attempt = Attempt(status=Status.NOT_RUN, figure="", reason=reason, seconds=0.0)
+    attempt = Attempt(status=Status.NOT_RUN, figures=(), reason=reason, seconds=0.0)
     return Record(attempts=(attempt,))

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from accept import lines_1
@@ -31,18 +32,9 @@ def main(
     if args.list:
         print_table(chosen, {line.id: find(state, line) for line in chosen})
         return 0
-    records: dict[str, Record] = {}
-    for line in chosen:
-        if line.is_fresh_clone and args.no_fresh_clone:
-            records[line.id] = not_run("--no-fresh-clone was given")
-            continue
-        known = state.records.get(line.id)
-        if known is None or args.again or not known.is_finished:
-            print(f"{line.id} {line.text} (at most {line.limit_s:g} s)", file=sys.stderr)
-            known = run_line(line, folder / commit)
-            state.put(line.id, known)
-            print(f"     {tell(known)} {known.last.reason}".rstrip(), file=sys.stderr)
-        records[line.id] = known
+    records = {line.id: settle(line, state, args) for line in chosen}
+    if name_commit(root) != commit:
+        print("note: files of the checkout changed while lines ran", file=sys.stderr)
     print_table(chosen, records)
     print_reasons(records, folder / commit)
     finish(commit, records, is_whole=len(chosen) == len(lines) and root == ROOT)
@@ -85,19 +77,29 @@ def tell(record: Record) -> str:
     return f"{record.last.status} in {count} attempts"
 
 
+def settle(line: Line, state: State, args: argparse.Namespace) -> Record:
+    """What an earlier run found out about ``line``, or else what running it shows."""
+    known = state.records.get(line.id)
+    if known is not None and known.is_finished and not args.again:
+        return known
+    if line.is_fresh_clone and args.no_fresh_clone:
+        return not_run("--no-fresh-clone was given")
+    print(f"{line.id} {line.text} (at most {line.limit_s:g} s)", file=sys.stderr)
+    record = run_line(line, state.path.with_suffix(""))
+    state.put(line.id, record)
+    print(f"     {tell(record)} {record.last.reason}".rstrip(), file=sys.stderr)
+    return record
+
+
 def print_table(lines: Sequence[Line], records: Mapping[str, Record]) -> None:
-    """One row a line, with the figures of the attempt that decides."""
-    rows = [
-        (
-            line.id,
-            line.text,
-            records[line.id].last.figure,
-            line.judge.bound,
-            tell(records[line.id]),
-            f"{records[line.id].seconds:.0f}",
-        )
-        for line in lines
-    ]
+    """One row a bound, with the figures of the attempt that decides."""
+    rows: list[tuple[str, ...]] = []
+    for line in lines:
+        record = records[line.id]
+        ends = (tell(record), f"{record.seconds:.0f}")
+        pairs = zip_longest(record.last.figures, line.judge.bounds_text, fillvalue="")
+        for number, pair in enumerate(pairs):
+            rows.append(("", "", *pair, "", "") if number else (line.id, line.text, *pair, *ends))
     print(format_table(HEADERS, rows))
 
 
@@ -109,7 +111,7 @@ def print_reasons(records: Mapping[str, Record], folder: Path) -> None:
                 print(f"{line_id} not run: {attempt.reason}")
             elif attempt.status is Status.NOT_MET or len(record.attempts) > 1:
                 words = [f"{line_id} attempt {number}: {attempt.status}"]
-                words += [text for text in (attempt.figure, attempt.reason) if text]
+                words += [text for text in (", ".join(attempt.figures), attempt.reason) if text]
                 print("; ".join([*words, f"output in {folder / f'{line_id}-{number}'}"]))
 
 

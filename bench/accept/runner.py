@@ -46,7 +46,7 @@ def try_line(line: Line, folder: Path) -> Attempt:
         outcome = Outcome(exit_code=exit_code, began_ns=began_ns, folder=folder)
         verdict = line.judge.decide(outcome)
     return Attempt(
-        status=verdict.status, figure=verdict.figure, reason=verdict.reason, seconds=seconds
+        status=verdict.status, figures=verdict.figures, reason=verdict.reason, seconds=seconds
     )
 
 
