@@ -59,9 +59,11 @@ def test_a_stop_token_ends_a_generation_and_is_not_part_of_it(tiny_llama: Path) 
         assert generation.finish_reason is FinishReason.STOP
 
 
-def fail_at(part: str, number: int) -> Callable:
+def fail_at(part: str, number: int, may_fail: threading.Event | None = None) -> Callable:
     def on_pass(name: str, count: int, between_layers: Between) -> None:
         if (name, count) == (part, number):
+            if may_fail is not None:
+                may_fail.wait(5)
             raise RuntimeError("a broken runner")
 
     return on_pass
@@ -72,8 +74,10 @@ def fail_at(part: str, number: int) -> Callable:
 def test_a_runner_that_raises_ends_every_generation_with_its_parts_name(
     tiny_llama: Path, part: str, step: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Parts(tiny_llama, counting(fail_at(part, step))) as parts:
+    may_fail = threading.Event()
+    with Parts(tiny_llama, counting(fail_at(part, step, may_fail))) as parts:
         running = [parts.submit([7], 20), parts.submit([9], 20)]
+        may_fail.set()
         for generation in running:
             with pytest.raises(PartFailed, match=f"{part}.*RuntimeError: a broken runner") as info:
                 list(generation)

@@ -85,8 +85,9 @@ def as_server(token: bytes, binding: bytes = b"") -> Callable[[socket.socket], o
     )
 
 
-def test_both_sides_of_one_token_learn_who_the_other_is() -> None:
-    welcome, hello = talk(as_client(TOKEN), as_server(TOKEN))
+@pytest.mark.parametrize("binding", [b"", b"one TLS channel"])
+def test_both_sides_of_one_token_learn_who_the_other_is(binding: bytes) -> None:
+    welcome, hello = talk(as_client(TOKEN, binding), as_server(TOKEN, binding))
     assert hello == HELLO
     assert welcome.server == "s"
 
@@ -227,8 +228,13 @@ def test_a_server_that_never_answers_is_left_at_the_deadline() -> None:
             TcpTransport(TOKEN).connect(address, HELLO, deadline_s=0.2)
 
 
+def as_ssh_server(sock: socket.socket) -> None:
+    sock.sendall(b"SSH-2.0-OpenSSH" + b"." * 30)
+    receive(sock, 36)
+
+
 def test_a_server_of_something_else_is_named() -> None:
-    at_client, _ = talk(as_client(TOKEN), lambda sock: sock.sendall(b"SSH-2.0-OpenSSH" + b"." * 30))
+    at_client, _ = talk(as_client(TOKEN), as_ssh_server)
     assert isinstance(at_client, AuthenticationError)
     assert "not a partwise server" in str(at_client)
 
@@ -236,6 +242,9 @@ def test_a_server_of_something_else_is_named() -> None:
 def test_an_address_where_nobody_listens_is_named_with_what_to_do() -> None:
     with listening() as listener:
         address = listener.address
+        TcpTransport(TOKEN).connect(address, HELLO).close()
+        assert accept(listener) == [HELLO]  # it listens, and now waits for the next client
+        time.sleep(0.05)
         with pytest.raises(LaunchError, match=f"cannot listen on {address}"):
             TcpTransport(TOKEN).listen(address, "second")
     with pytest.raises(LinkClosed, match=f"{address}.*partwise server --listen"):

@@ -131,6 +131,15 @@ def test_any_tensor_descriptor_is_refused_or_gives_a_view_of_the_buffer(
     decodes_or_refuses(tensor_frame(dtype=dtype, ndim=ndim, sizes=tuple(sizes), at=at, size=size))
 
 
+@pytest.mark.parametrize("at", [160, 64 * 4])
+def test_a_payload_off_its_alignment_or_beyond_the_frame_is_refused(at: int) -> None:
+    assert decode_frame(received(tensor_frame(sizes=(4,), at=128, size=16))).tensors[0].shape == (
+        4,
+    )
+    with pytest.raises(FrameError, match=f"16 bytes at {at}"):
+        decode_frame(received(tensor_frame(sizes=(4,), at=at, size=16)))
+
+
 @given(header=st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES + 64))
 def test_random_bytes_are_not_a_frame(header: bytes) -> None:
     with pytest.raises(FrameError):
