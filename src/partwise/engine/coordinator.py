@@ -90,6 +90,7 @@ class Coordinator:
         self._stats: dict[int, tuple[queue.SimpleQueue[list[Stats]], list[Stats | None]]] = {}
         self._numbers = itertools.count(1)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the wake-up descriptor
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.add(self._event, self._on_commands)
         self._error: PartwiseError | None = None
@@ -110,7 +111,7 @@ class Coordinator:
         generation = Generation(
             request,
             cancel=lambda: self._command(lambda: self._cancel(number)),
-            wait_s=self._step_s * 2 + ANSWER_S,
+            is_engine_alive=self._thread.is_alive,
         )
         self._generations[number] = generation
         self._command(lambda: self._start(number, request))
@@ -140,6 +141,9 @@ class Coordinator:
         self._is_closed = True
         self._command(lambda: None)
         self._thread.join(timeout=self._step_s)
+        with self._lock:
+            event, self._event = self._event, -1
+        os.close(event)
 
     def _check(self) -> None:
         if self._error is not None:
@@ -148,8 +152,10 @@ class Coordinator:
             raise PromptError("the deployment is closed: deploy the model again")
 
     def _command(self, command: Callable[[], None]) -> None:
-        self._commands.put(command)
-        os.eventfd_write(self._event, 1)
+        with self._lock:
+            if self._event >= 0:  # nobody listens after `close`
+                self._commands.put(command)
+                os.eventfd_write(self._event, 1)
 
     # The engine's thread
 

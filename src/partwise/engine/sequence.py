@@ -11,8 +11,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from partwise.errors import DeadlineExceeded, PartwiseError, PromptError
+from partwise.errors import LinkClosed, PartwiseError, PromptError
 from partwise.remote.frame import RowFlag
+
+CHECK_S = 1.0
 
 
 class FinishReason(StrEnum):
@@ -66,16 +68,19 @@ class Token:
 class Generation:
     """A running request. Iterating gives its tokens as they come, from any one thread.
 
-    ``wait_s`` bounds the wait for each token, beyond the engine's own deadlines.
+    How long a token may take is the engine's to say: it has a deadline for every step, and
+    ends its generations when it fails. ``is_engine_alive`` is asked every CHECK_S.
     """
 
-    def __init__(self, request: Request, cancel: Callable[[], None], wait_s: float) -> None:
+    def __init__(
+        self, request: Request, cancel: Callable[[], None], is_engine_alive: Callable[[], bool]
+    ) -> None:
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.submitted_s = time.monotonic()
         self.token_times_s: list[float] = []
         self._cancel = cancel
-        self._wait_s = wait_s
+        self._is_engine_alive = is_engine_alive
         self._events: queue.SimpleQueue[Token | FinishReason | PartwiseError] = queue.SimpleQueue()
 
     def put(self, event: Token | FinishReason | PartwiseError) -> None:
@@ -90,18 +95,22 @@ class Generation:
 
     def __iter__(self) -> Iterator[Token]:
         while self.finish_reason is None:
-            try:
-                event = self._events.get(timeout=self._wait_s)
-            except queue.Empty as exc:
-                raise DeadlineExceeded(
-                    f"no token came in {self._wait_s:g} s: the engine is stuck"
-                ) from exc
+            event = self._next_event()
             if isinstance(event, PartwiseError):
                 raise event
             if isinstance(event, FinishReason):
                 self.finish_reason = event
                 return
             yield event
+
+    def _next_event(self) -> Token | FinishReason | PartwiseError:
+        while True:
+            is_alive = self._is_engine_alive()  # asked first: its last words are in the queue then
+            try:
+                return self._events.get(timeout=CHECK_S if is_alive else 0)
+            except queue.Empty as exc:
+                if not is_alive:
+                    raise LinkClosed("the engine ended without a word: deploy again") from exc
 
     @property
     def first_token_s(self) -> float | None:

@@ -243,6 +243,8 @@ class PartServer:
     # Assignment
 
     def _on_assign(self, assign: Assign) -> None:
+        if self._machine.phase is not Phase.IDLE:
+            raise errors.FrameError(f"{self._machine.name} is assigned already")
         try:
             plan = decode_plan(assign.plan)
             is_last = plan.stages[-1] == plan.stage_of(assign.part)
@@ -290,8 +292,8 @@ class PartServer:
         self._between_layers()
 
     def _on_connect(self, connect: Connect) -> None:
-        if self._assign is None:
-            return
+        if self._assign is None or self._machine.phase is not Phase.LOADED:
+            raise errors.FrameError(f"{self._machine.name} is {self._machine.phase}, not loaded")
         hello = Hello(role="part", name=self._assign.part, deployment=self._assign.deployment)
         try:
             channel = self._transport.connect(Address(connect.host, connect.port), hello)

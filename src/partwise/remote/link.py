@@ -112,6 +112,7 @@ class Link:
         self._sending_bytes = 0
         self._unreleased_bytes = 0  # sent by us, not yet released by the other side
         self._credit_owed_bytes = 0  # released by us, not yet told
+        self._held_bytes = 0  # received, not yet released by us
 
     # Sending
 
@@ -296,6 +297,9 @@ class Link:
             frame = decode_frame(buffer[:total])
             self._pool.give(buffer)
         else:
+            if self._held_bytes >= WINDOW_BYTES:
+                raise FrameError(f"{self.name} sent {total} bytes without credit")
+            self._held_bytes += total
             frame = decode_frame(buffer[:total], lease=buffer)
         if (frame.kind is FrameKind.CONTROL) != (self._lane == _CONTROL):
             raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {self._lane}")
@@ -356,7 +360,9 @@ class Link:
         """Hand the buffer of a received data frame back, once: its tensors are gone after."""
         if frame.lease is None:
             return
-        self._credit_owed_bytes += frame_bytes(frame.lease)
+        num_bytes = frame_bytes(frame.lease)
+        self._held_bytes -= num_bytes
+        self._credit_owed_bytes += num_bytes
         self._pool.give(frame.lease)
         if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
             with contextlib.suppress(LinkClosed):  # the next `receive` says so
