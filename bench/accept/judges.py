@@ -162,4 +162,4 @@ def last_json(text: str) -> dict[str, Any]:
 
 def format_value(value: Any) -> str:
     """A figure in a few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace(" ", "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace(" ", "")
