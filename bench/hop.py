@@ -1,5 +1,6 @@
 """What a hop costs: the part server's real loop with a runner that does nothing, against a
-raw-socket ping-pong (`recv_into`, NODELAY) interleaved in the same run.
+raw-socket ping-pong (`recv_into`, NODELAY) interleaved in the same run, a hundred round trips
+of each in turn.
 
 A raw client plays both: against a raw echo, and, after the real handshake and assignment,
 against the part server with frames made beforehand. The difference is what a part adds to
@@ -7,7 +8,7 @@ the wire: receiving, decoding, its state machine, encoding, sending. The coordin
 side of a round trip is measured too (`whole_us`): its link and poller instead of the raw
 client.
 
-    python bench/hop.py [--rounds N]
+    python bench/hop.py [--turns N]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import os
 import signal
 import socket
+import statistics
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -36,10 +38,13 @@ from partwise.remote.link import WINDOW_BYTES, Link
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 
+CLIENT_SIDE, SERVER_SIDE = 0, -1
 CHUNK = struct.Struct("<IBBH")
 DATA_LANE, CREDIT_LANE = 1, 2
 
 WIDTH = 1024
+ROUND_TRIPS = 100
+"""Of one kind in a row, before the next kind has its turn: a ping-pong is back to back."""
 SIZES = {"4k": 1, "256k": 64}
 """Rows of WIDTH fp32 values."""
 
@@ -60,11 +65,19 @@ class IdleRunner:
         pass
 
 
+def pin(side: int) -> None:
+    """Keep this process on the first or the last processor: both sides of every ping-pong are
+    on two processors, as parts are, whatever the scheduler would choose."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[side]})
+
+
 def start_raw_echo(num_bytes: int) -> tuple[socket.socket, int]:
     """A process that sends back every ``num_bytes`` it gets."""
     server = socket.create_server(("127.0.0.1", 0))
     pid = os.fork()
     if pid == 0:
+        pin(SERVER_SIDE)
         sock, _ = server.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         view = memoryview(bytearray(num_bytes))
@@ -93,6 +106,7 @@ def start_server(token: bytes) -> tuple[Address, int]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        pin(SERVER_SIDE)
         transport = TcpTransport(token)
         listener = transport.listen(Address("127.0.0.1", 0), "idle")
         os.write(writer, str(listener.address.port).encode())
@@ -189,8 +203,8 @@ def assemble(model_path: Path, token: bytes, address: Address) -> Assembly:
     return Assembly(deployment, TcpTransport(token))
 
 
-def measure(model_path: Path, num_rows: int, rounds: int) -> dict[str, list[float]]:
-    """Round trips in microseconds of one payload, one of each kind in turn."""
+def measure(model_path: Path, num_rows: int, turns: int) -> dict[str, list[float]]:
+    """Round trips of one payload in microseconds: for each turn the median of each kind."""
     tensor = np.zeros((num_rows, WIDTH), np.float32)
     token = new_token()
     servers = [start_server(token) for _ in range(2)]
@@ -199,33 +213,49 @@ def measure(model_path: Path, num_rows: int, rounds: int) -> dict[str, list[floa
     link_driver = LinkDriver(assemblies[1], tensor)
     sock, echo_pid = start_raw_echo(tensor.nbytes)
     data, view = tensor.tobytes(), memoryview(bytearray(tensor.nbytes))
-    times: dict[str, list[float]] = {"raw": [], "partwise": [], "whole": []}
-    for position in range(rounds):
+
+    def raw_round_trip_ns(position: int) -> int:
         start_ns = time.perf_counter_ns()
         sock.sendall(data)
         receive_exactly(sock, view)
-        times["raw"].append((time.perf_counter_ns() - start_ns) / 1e3)
-        times["partwise"].append(raw_driver.round_trip_ns(position) / 1e3)
-        times["whole"].append(link_driver.round_trip_ns(position) / 1e3)
+        return time.perf_counter_ns() - start_ns
+
+    kinds: dict[str, Callable[[int], int]] = {
+        "raw": raw_round_trip_ns,
+        "part": raw_driver.round_trip_ns,
+        "whole": link_driver.round_trip_ns,
+    }
+    medians: dict[str, list[float]] = {kind: [] for kind in kinds}
+    everywhere = os.sched_getaffinity(0)
+    pin(CLIENT_SIDE)
+    for turn in range(turns):
+        for kind, round_trip_ns in kinds.items():
+            first = turn * ROUND_TRIPS
+            times = [round_trip_ns(first + i) / 1e3 for i in range(ROUND_TRIPS)]
+            medians[kind].append(statistics.median(times))
+    os.sched_setaffinity(0, everywhere)
     sock.close()
     os.waitpid(echo_pid, 0)
     for _, pid in servers:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return times
+    return medians
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5000)
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--model", type=Path, default=SMOLLM2)
     args = parser.parse_args()
     figures: dict[str, float] = {}
     rows: list[tuple[str, str, str, str, float, float]] = []
+    rounds: dict[str, dict[str, list[float]]] = {}
     for name, num_rows in SIZES.items():
-        times = measure(args.model, num_rows, args.rounds)
-        raw, ours, whole = (spread(times[kind]) for kind in ("raw", "partwise", "whole"))
-        added_us = ours.median - raw.median
+        times = rounds[name] = measure(args.model, num_rows, args.turns)
+        raw, ours, whole = (spread(times[kind]) for kind in ("raw", "part", "whole"))
+        added_us = statistics.median(
+            mine - theirs for mine, theirs in zip(times["part"], times["raw"], strict=True)
+        )
         figures |= {
             f"raw_us_{name}": raw.median,
             f"partwise_us_{name}": ours.median,
@@ -236,7 +266,7 @@ def main() -> None:
         rows.append((name, str(raw), str(ours), str(whole), added_us, added_us / raw.median))
     headers = ("payload", "raw us", "part us", "part + coordinator us", "added us", "added / raw")
     print(format_table(headers, rows))
-    report("hop", figures)
+    report("hop", figures, rounds)
 
 
 if __name__ == "__main__":
