@@ -33,7 +33,8 @@ from partwise.model import open_model
 from partwise.part.runner import RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.authenticate import new_token
-from partwise.remote.frame import HEADER_BYTES, Array, Frame, FrameKind, Row, encode_frame
+from partwise.remote.frame import HEADER_BYTES, Frame, FrameKind, Row, encode_frame
+from partwise.remote.layout import Array
 from partwise.remote.link import WINDOW_BYTES, Link
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address

@@ -23,7 +23,8 @@ from partwise.model import open_model
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.authenticate import Hello
-from partwise.remote.frame import Array, Row, RowFlag
+from partwise.remote.frame import Row, RowFlag
+from partwise.remote.layout import Array
 from partwise.remote.memory import MemoryTransport
 from partwise.remote.transport import Address, Transport
 

@@ -17,7 +17,8 @@ from enum import StrEnum
 
 import msgspec
 
-from partwise.remote.frame import Array, Frame, FrameKind
+from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.layout import Array
 
 MAX_WAITING_FRAMES = 1024
 

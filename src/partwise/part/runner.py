@@ -9,7 +9,8 @@ from typing import Protocol
 
 from partwise.distributor.plan import Plan
 from partwise.model import Model
-from partwise.remote.frame import Array, Row
+from partwise.remote.frame import Row
+from partwise.remote.layout import Array
 from partwise.store import Store
 
 

@@ -105,6 +105,7 @@ class PartServer:
         self._idle_since_ns = 0
         self._empty_bytes = resident_bytes()
         self._is_stopped = False
+        self._next_check_s = 0.0
         self._doers: dict[type, Callable[..., None]] = {
             Compute: self._compute,
             Push: self._push,
@@ -120,8 +121,10 @@ class PartServer:
         try:
             while not self._is_stopped:
                 self._poller.poll(IDLE_POLL_S)
-                self._do_all()
-                self._give_up_stalled()
+                if self._todo:
+                    self._do_all()
+                if time.monotonic() > self._next_check_s:
+                    self._give_up_stalled()
         finally:
             self._poller.close()
             self._listener.close()
@@ -172,6 +175,7 @@ class PartServer:
 
     def _give_up_stalled(self) -> None:
         now_s = time.monotonic()
+        self._next_check_s = now_s + IDLE_POLL_S
         for link in (self._next, self._coordinator):
             if link and link.has_output and now_s - link.last_progress_s > STALL_S:
                 text = f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s"
@@ -180,7 +184,7 @@ class PartServer:
     # Frames
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
-        if frame.kind is FrameKind.CONTROL:
+        if frame.lease is None:  # only data frames have one
             try:
                 self._on_message(link, frame)
             except errors.FrameError as exc:

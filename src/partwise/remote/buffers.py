@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from partwise.remote.frame import ALIGNMENT
+from partwise.remote.layout import ALIGNMENT
 
 MAX_KEPT_BYTES = 128 << 20
 

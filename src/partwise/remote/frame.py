@@ -14,35 +14,33 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from partwise.errors import FrameError
+from partwise.remote.layout import (
+    ALIGNMENT,
+    DESCRIPTOR_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_TENSORS,
+    Array,
+    lay_out,
+    padding,
+    read_table,
+)
 
-ALIGNMENT = 64
 HEADER_BYTES = 64
-MAX_FRAME_BYTES = 1 << 30
 MAX_ROWS = 1 << 16
-MAX_TENSORS = 64
-MAX_DIMS = 4
 
 _MAGIC = b"PWF1"
 # magic, kind, flags, num_tensors, num_rows, plan_version, microbatch, step, attempt, layer,
 # body_bytes, sent_ns
 _HEADER = struct.Struct("<4sBBHIIIQIIQQ12x")
+_EXTENT = struct.Struct("<4s32xQ")  # of the header: magic and body_bytes
 _ROW = struct.Struct("<QIIII")
-# dtype, codec, num_dims, 4 sizes, offset from the start of the frame, bytes
-_TENSOR = struct.Struct("<BBH4IQQ4x")
 assert _HEADER.size == HEADER_BYTES
-
-_DTYPES = (np.dtype("<f4"), np.dtype("<i8"), np.dtype("<f2"), np.dtype("<u2"), np.dtype("<i1"))
-_DTYPE_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
-
-Array = npt.NDArray[np.generic]
 
 
 class FrameKind(IntEnum):
@@ -56,6 +54,7 @@ class FrameKind(IntEnum):
 
 
 _KINDS = {int(kind): kind for kind in FrameKind}
+_CONTROL = FrameKind.CONTROL
 
 
 class RowFlag(IntFlag):
@@ -105,10 +104,6 @@ class Encoded(msgspec.Struct, frozen=True):
     buffers: list[memoryview]
 
 
-def _padding(num_bytes: int) -> int:
-    return -num_bytes % ALIGNMENT
-
-
 _PADS = [memoryview(bytes(n)) for n in range(ALIGNMENT)]
 
 
@@ -116,64 +111,59 @@ def encode_frame(frame: Frame) -> Encoded:
     """The frame as buffers, stamped with the time; its tensors are referred to, not copied.
 
     Raises:
-        FrameError: a tensor of a dtype or rank that frames do not carry, or too large.
+        FrameError: a tensor of a dtype, rank or layout that frames do not carry, or too large.
     """
+    if frame.kind is _CONTROL:
+        return _encode_message(frame)
     rows, tensors = frame.rows, frame.tensors
-    table_bytes = len(rows) * _ROW.size + len(tensors) * _TENSOR.size + len(frame.message)
-    head = bytearray(HEADER_BYTES + table_bytes + _padding(table_bytes))
+    table_start = HEADER_BYTES + len(rows) * _ROW.size
+    layout = lay_out(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]), table_start)
+    head = bytearray(table_start) + layout.table
+    head += _PADS[padding(len(head))]
     cursor = HEADER_BYTES
     for row in rows:
         _ROW.pack_into(head, cursor, row.sequence, row.position, row.num_tokens, row.flags, 0)
         cursor += _ROW.size
-    buffers = [memoryview(head)]
-    end = len(head)
-    for tensor in tensors:
-        _pack_tensor(head, cursor, tensor, end)
-        cursor += _TENSOR.size
-        if not tensor.nbytes:
-            continue
-        buffers.append(memoryview(tensor).cast("B"))  # type: ignore[arg-type]
-        end += tensor.nbytes
-        if pad := _padding(end):
-            buffers.append(_PADS[pad])
-            end += pad
-    if frame.message:
-        head[cursor : cursor + len(frame.message)] = frame.message
-    if end > MAX_FRAME_BYTES:
-        raise FrameError(f"a frame of {end} bytes exceeds {MAX_FRAME_BYTES}: use smaller chunks")
-    # A control frame's table is its message: num_rows holds the length.
-    num_rows = len(frame.message) if frame.kind is FrameKind.CONTROL else len(rows)
     _HEADER.pack_into(
-        head, 0, _MAGIC, frame.kind, 0, len(tensors), num_rows, frame.plan_version,
-        frame.microbatch, frame.step, frame.attempt, frame.layer, end - HEADER_BYTES,
-        time.monotonic_ns(),
+        head, 0, _MAGIC, frame.kind, 0, len(tensors), len(rows), frame.plan_version,
+        frame.microbatch, frame.step, frame.attempt, frame.layer,
+        layout.num_bytes - HEADER_BYTES, time.monotonic_ns(),
     )  # fmt: skip
-    return Encoded(frame.kind is FrameKind.CONTROL, end, buffers)
+    buffers = [memoryview(head)]
+    for tensor, pad in zip(tensors, layout.pads, strict=True):
+        if not tensor.flags.c_contiguous:
+            raise FrameError(f"a tensor of shape {tensor.shape} cannot travel: it is not contiguous")
+        if tensor.size:
+            buffers.append(memoryview(tensor).cast("B"))  # type: ignore[arg-type]
+        if pad:
+            buffers.append(_PADS[pad])
+    return Encoded(False, layout.num_bytes, buffers)
 
 
-def _pack_tensor(head: bytearray, cursor: int, tensor: Array, offset: int) -> None:
-    code = _DTYPE_CODES.get(tensor.dtype)
-    if code is None or tensor.ndim > MAX_DIMS or not tensor.flags.c_contiguous:
-        raise FrameError(
-            f"a tensor of dtype {tensor.dtype} and shape {tensor.shape} cannot travel: frames carry"
-            f" contiguous {', '.join(map(str, _DTYPES))} of at most {MAX_DIMS} dimensions"
-        )
-    sizes = (*tensor.shape, *(0,) * (MAX_DIMS - tensor.ndim))
-    _TENSOR.pack_into(head, cursor, code, 0, tensor.ndim, *sizes, offset, tensor.nbytes)
+def _encode_message(frame: Frame) -> Encoded:
+    """A control frame: its num_rows holds the length of the message."""
+    length = len(frame.message)
+    body = frame.message + bytes(padding(length))
+    header = _HEADER.pack(
+        _MAGIC, frame.kind, 0, 0, length, frame.plan_version, frame.microbatch, frame.step,
+        frame.attempt, frame.layer, len(body), time.monotonic_ns(),
+    )  # fmt: skip
+    return Encoded(True, HEADER_BYTES + len(body), [memoryview(header + body)])
 
 
-def frame_bytes(header: memoryview) -> int:
-    """Bytes of the whole frame that starts with ``header`` (at least 64 bytes of it).
+def frame_bytes(buffer: memoryview, start: int = 0) -> int:
+    """Bytes of the whole frame whose header (at least 64 bytes of it) is at ``start``.
 
     Raises:
         FrameError: not a frame, or larger than MAX_FRAME_BYTES.
     """
-    body_bytes: int = _HEADER.unpack_from(header)[10]
-    if header[:4] != _MAGIC:
-        raise FrameError(f"not a frame: it starts with {bytes(header[:4])!r}, expected {_MAGIC!r}")
+    magic, body_bytes = _EXTENT.unpack_from(buffer, start)
+    if magic != _MAGIC:
+        raise FrameError(f"not a frame: it starts with {magic!r}, expected {_MAGIC!r}")
     if body_bytes > MAX_FRAME_BYTES - HEADER_BYTES:
         raise FrameError(f"a frame of {body_bytes} bytes exceeds {MAX_FRAME_BYTES}")
-    return HEADER_BYTES + body_bytes
+    total: int = HEADER_BYTES + body_bytes
+    return total
 
 
 def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
@@ -190,16 +180,13 @@ def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
     ) = _HEADER.unpack_from(buffer)  # fmt: skip
     if magic != _MAGIC or body_bytes != len(buffer) - HEADER_BYTES:
         raise FrameError(f"{len(buffer)} bytes do not hold the frame that they announce")
-    try:
-        kind = FrameKind(kind_code)
-    except ValueError as exc:
-        raise FrameError(
-            f"unknown kind of frame {kind_code}: is the peer a newer partwise?"
-        ) from exc
+    kind = _KINDS.get(kind_code)
+    if kind is None:
+        raise FrameError(f"unknown kind of frame {kind_code}: is the peer a newer partwise?")
     rows: tuple[Row, ...] = ()
     tensors: tuple[Array, ...] = ()
     message = b""
-    if kind is FrameKind.CONTROL:
+    if kind is _CONTROL:
         message = _unpack_message(buffer, num_rows)
     else:
         rows, cursor = _unpack_rows(buffer, num_rows)
@@ -222,35 +209,12 @@ def _unpack_rows(buffer: memoryview, num_rows: int) -> tuple[tuple[Row, ...], in
     if num_rows > MAX_ROWS or stop > len(buffer):
         raise FrameError(f"{num_rows} rows do not fit a frame of {len(buffer)} bytes")
     table = _ROW.iter_unpack(buffer[HEADER_BYTES:stop])
-    return tuple(Row(seq, pos, num, flags) for seq, pos, num, flags, _ in table), stop
+    return tuple([Row(seq, pos, num, flags) for seq, pos, num, flags, _ in table]), stop
 
 
 def _unpack_tensors(buffer: memoryview, cursor: int, num_tensors: int) -> tuple[Array, ...]:
-    if num_tensors > MAX_TENSORS or cursor + num_tensors * _TENSOR.size > len(buffer):
+    stop = cursor + num_tensors * DESCRIPTOR_BYTES
+    if num_tensors > MAX_TENSORS or stop > len(buffer):
         raise FrameError(f"{num_tensors} tensors do not fit a frame of {len(buffer)} bytes")
-    tensors = []
-    for i in range(num_tensors):
-        code, codec, ndim, *sizes, offset, num_bytes = _TENSOR.unpack_from(
-            buffer, cursor + i * _TENSOR.size
-        )
-        if code >= len(_DTYPES) or codec != 0 or ndim > MAX_DIMS:
-            raise FrameError(f"tensor {i}: dtype {code}, codec {codec}, {ndim} dimensions")
-        shape = tuple(sizes[:ndim])
-        tensors.append(_view(buffer, _DTYPES[code], shape, offset, num_bytes))
-    return tuple(tensors)
-
-
-def _view(
-    buffer: memoryview, dtype: np.dtype[np.generic], shape: Sequence[int], offset: int, size: int
-) -> Array:
-    count = 1
-    for length in shape:
-        count *= length
-    if count * dtype.itemsize != size or offset % ALIGNMENT or offset + size > len(buffer):
-        raise FrameError(
-            f"a tensor of shape {tuple(shape)} in {size} bytes at {offset} of {len(buffer)}"
-        )
-    try:
-        return np.ndarray(shape, dtype, buffer, offset)
-    except ValueError as exc:  # empty, yet of sizes that no array may have
-        raise FrameError(f"a tensor of shape {tuple(shape)}: {exc}") from exc
+    places = read_table(bytes(buffer[cursor:stop]), len(buffer))
+    return tuple([np.ndarray(shape, dtype, buffer, offset) for dtype, shape, offset in places])

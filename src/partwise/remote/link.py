@@ -265,9 +265,14 @@ class Link:
                     break
                 length, lane, _, _ = _CHUNK.unpack_from(scratch, start)
                 start += _CHUNK.size
-                self._begin_chunk(length, lane)
-                if self._take_whole(scratch[start : min(start + length, stop)], frames):
-                    start += length
+                end = start + length
+                if end <= stop and self._is_whole(scratch, start, length, lane):
+                    buffer = self._pool.take(length)
+                    buffer[:length] = scratch[start:end]
+                    self._deliver(buffer, length, lane, frames)
+                    start = end
+                else:
+                    self._begin_chunk(length, lane)
                 continue
             count = min(stop - start, self._chunk_remaining)
             self._take(scratch[start : start + count], frames)
@@ -280,20 +285,14 @@ class Link:
             scratch[:stop] = rest
         self._scratch_start, self._scratch_stop = start, stop
 
-    def _take_whole(self, data: memoryview, frames: list[Frame]) -> bool:
-        """The short way for a frame in one chunk that is all there; whether it was one."""
-        if self._chunk_remaining != len(data) or len(data) < HEADER_BYTES:
+    def _is_whole(self, scratch: memoryview, start: int, length: int, lane: int) -> bool:
+        """Whether the chunk at ``start`` is one whole frame: most are, and go a short way."""
+        if lane > _DATA or not HEADER_BYTES <= length <= CHUNK_BYTES:
             return False
-        if self._lanes[self._lane].position or frame_bytes(data) != len(data):
-            return False
-        buffer = self._pool.take(len(data))
-        buffer[: len(data)] = data
-        self._chunk_remaining = 0
-        self._deliver(buffer, len(data), frames)
-        return True
+        return not self._lanes[lane].position and frame_bytes(scratch, start) == length
 
-    def _deliver(self, buffer: memoryview, total: int, frames: list[Frame]) -> None:
-        if self._lane == _CONTROL:
+    def _deliver(self, buffer: memoryview, total: int, lane: int, frames: list[Frame]) -> None:
+        if lane == _CONTROL:
             frame = decode_frame(buffer[:total])
             self._pool.give(buffer)
         else:
@@ -301,8 +300,8 @@ class Link:
                 raise FrameError(f"{self.name} sent {total} bytes without credit")
             self._held_bytes += total
             frame = decode_frame(buffer[:total], lease=buffer)
-        if (frame.kind is FrameKind.CONTROL) != (self._lane == _CONTROL):
-            raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {self._lane}")
+        if (frame.kind is FrameKind.CONTROL) != (lane == _CONTROL):
+            raise FrameError(f"{self.name} sent a {frame.kind.name} frame on lane {lane}")
         frames.append(frame)
 
     def _begin_chunk(self, length: int, lane: int) -> None:
@@ -354,7 +353,7 @@ class Link:
             raise FrameError(f"{self.name} sent more bytes than its frame holds")
         buffer, total = incoming.buffer, incoming.total
         incoming.reset()
-        self._deliver(buffer, total, frames)
+        self._deliver(buffer, total, self._lane, frames)
 
     def release(self, frame: Frame) -> None:
         """Hand the buffer of a received data frame back, once: its tensors are gone after."""

@@ -76,6 +76,8 @@ class Poller:
 
     def _watch_writes(self) -> None:
         for fd, link in self._links.items():
+            if not link.has_output and fd not in self._writing:
+                continue
             if link.wants_write != (fd in self._writing) and link.channel.polls_writable:
                 self._epoll.modify(fd, _READ_WRITE if link.wants_write else _READ)
                 self._writing.symmetric_difference_update((fd,))
@@ -92,7 +94,7 @@ class Poller:
                 return  # what the frame caused ended the link
         # After the frames: a failed write must not hide what the other side said last.
         try:
-            if link.wants_write:
+            if link.has_output:
                 link.flush()
         except RemoteError as exc:
             self.lose(link, exc)

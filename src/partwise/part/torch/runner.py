@@ -19,7 +19,8 @@ from partwise.part.runner import RunnerOptions
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
-from partwise.remote.frame import Array, Row, RowFlag
+from partwise.remote.frame import Row, RowFlag
+from partwise.remote.layout import Array
 
 
 class TorchRunner:
