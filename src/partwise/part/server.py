@@ -44,7 +44,7 @@ from partwise.part.memory import resident_bytes
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.remote.authenticate import Hello
 from partwise.remote.channel import Channel
-from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.frame import Frame
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     Assign,
@@ -193,7 +193,7 @@ class PartServer:
         if _is_decode(frame):
             self._counters.hop_ns += time.monotonic_ns() - frame.sent_ns
         self._previous[id(frame.lease)] = link
-        self._apply(Received(frame))
+        self._todo += self._machine.handle(Received(frame))
 
     def _on_message(self, link: Link, frame: Frame) -> None:
         if link is not self._coordinator:
@@ -361,7 +361,7 @@ class PartServer:
             self._counters.compute_ns += time.monotonic_ns() - start_ns
             self._counters.passes += 1
             self._counters.tokens += len(frame.rows)
-        self._apply(Computed(frame, outputs))
+        self._todo += self._machine.handle(Computed(frame, outputs))
 
     def _push(self, push: Push) -> None:
         link = self._coordinator if push.to_coordinator else self._next

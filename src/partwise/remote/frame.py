@@ -132,7 +132,9 @@ def encode_frame(frame: Frame) -> Encoded:
     buffers = [memoryview(head)]
     for tensor, pad in zip(tensors, layout.pads, strict=True):
         if not tensor.flags.c_contiguous:
-            raise FrameError(f"a tensor of shape {tensor.shape} cannot travel: it is not contiguous")
+            raise FrameError(
+                f"a tensor of shape {tensor.shape} cannot travel: it is not contiguous"
+            )
         if tensor.size:
             buffers.append(memoryview(tensor).cast("B"))  # type: ignore[arg-type]
         if pad:

@@ -91,9 +91,9 @@ class _Incoming:
 class Link:
     """Frames over a channel. One thread owns it; nothing here blocks.
 
-    ``name`` says who is at the other side; ``sent_bytes`` counts all that went on the wire;
-    `last_progress_s` is when bytes last moved while
-    something waited to be sent (monotonic seconds).
+    ``name`` says who is at the other side; ``has_output`` whether anything waits to be sent;
+    ``sent_bytes`` counts all that went on the wire; ``last_progress_s`` is when bytes last
+    moved while something waited to be sent (monotonic seconds).
     """
 
     def __init__(self, channel: Channel, name: str) -> None:
@@ -113,6 +113,7 @@ class Link:
         self._unreleased_bytes = 0  # sent by us, not yet released by the other side
         self._credit_owed_bytes = 0  # released by us, not yet told
         self._held_bytes = 0  # received, not yet released by us
+        self.has_output = False
 
     # Sending
 
@@ -133,11 +134,15 @@ class Link:
             self.last_progress_s = time.monotonic()
             self._enqueue(encoded, lane)
         else:  # nothing waits and one chunk is enough: no need to queue it
-            self._start_chunk([_chunk_header(encoded.num_bytes, lane), *encoded.buffers])
+            num_bytes = encoded.num_bytes
+            self._sending = [_chunk_header(num_bytes, lane), *encoded.buffers]
+            self._sending_bytes = _CHUNK.size + num_bytes
             if lane == _DATA:
-                self._unreleased_bytes += encoded.num_bytes
-            if not self._write():
+                self._unreleased_bytes += num_bytes
+            self._write()
+            if self._sending:
                 self.last_progress_s = time.monotonic()
+                self.has_output = True
         return encoded.num_bytes
 
     def _enqueue(self, encoded: Encoded, lane: int) -> None:
@@ -150,16 +155,9 @@ class Link:
         self.flush()
 
     @property
-    def has_output(self) -> bool:
-        """Whether anything waits to be sent."""
-        return bool(self._sending or self._queues[_CONTROL] or self._queues[_DATA])
-
-    @property
     def wants_write(self) -> bool:
         """Whether `flush` could go on as soon as the channel takes bytes."""
-        return bool(
-            self._sending or ((self._queues[_CONTROL] or self._queues[_DATA]) and self._next())
-        )
+        return self.has_output and bool(self._sending or self._next())
 
     def _next(self) -> deque[_Outgoing] | None:
         """The queue whose first frame may put its next chunk on the wire."""
@@ -174,6 +172,7 @@ class Link:
         """Send until nothing is left, the channel is full, or credit is missing."""
         while (self._sending or self._fill()) and self._write():
             pass
+        self.has_output = bool(self._sending or self._queues[_CONTROL] or self._queues[_DATA])
 
     def _fill(self) -> bool:
         """Start the next chunk, if one may go."""
@@ -197,7 +196,7 @@ class Link:
         self._sending_bytes = sum(map(len, chunk))
 
     def _write(self) -> bool:
-        """Send what has been started; whether all of it went."""
+        """Send what has been started; whether anything went."""
         sending = self._sending
         count = self.channel.send(
             sending if len(sending) <= _MAX_BUFFERS else sending[:_MAX_BUFFERS]
