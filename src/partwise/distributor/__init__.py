@@ -10,11 +10,13 @@ from partwise.distributor.holding import Holding, measure_holding
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Plan, decode_plan, encode_plan, read_plan
 from partwise.distributor.verify import verify_plan
+from partwise.distributor.whole import check_whole
 
 __all__ = [
     "Holding",
     "Plan",
     "balance_layers",
+    "check_whole",
     "decode_plan",
     "encode_plan",
     "measure_holding",

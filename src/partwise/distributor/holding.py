@@ -33,7 +33,7 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
     Raises:
         PlanError: the plan has no such part.
     """
-    element_bytes = int(PRECISION_BYTES[plan.part(part_name).precision])
+    element_bytes = PRECISION_BYTES[plan.part(part_name).precision]
     stage = plan.stage_of(part_name)
     member = next(m for m in stage.members if m.part == part_name)
     is_owned = {p.parameter: p.rule == "owned" for p in plan.placements}
@@ -48,9 +48,9 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
         read_elements += layer.read_elements_per_token * sum(sizes.values()) // layer.num_elements
         kv_elements += _held_kv(layer, member)
     return Holding(
-        weight_bytes=sum(held.values()) * element_bytes,
+        weight_bytes=int(sum(held.values()) * element_bytes),
         kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
-        read_bytes_per_token=read_elements * element_bytes,
+        read_bytes_per_token=int(read_elements * element_bytes),
     )
 
 
