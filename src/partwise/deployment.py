@@ -298,7 +298,6 @@ def _target(
         model_path=str(prepared.path),
         addresses=addresses,
         threads=threads,
-        is_deterministic=options.is_deterministic,
         # The parts that have not begun would be missing in the total that is reported.
         on_progress=lambda done_bytes, _: options.on_load(done_bytes, total_bytes),
         explain=explain,

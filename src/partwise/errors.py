@@ -9,6 +9,7 @@
     │   └── DigestMismatch     bytes differ from those first read
     ├── PlanError              a plan that does not tile the model, or for another model
     ├── PromptError            a prompt that cannot be run (empty, longer than the context)
+    ├── Overloaded             more requests than may wait
     ├── RemoteError            between two servers
     │   ├── FrameError         bytes that are not a valid frame
     │   ├── AuthenticationError
@@ -57,6 +58,10 @@ class PlanError(PartwiseError):
 
 class PromptError(PartwiseError):
     """A prompt that cannot be run."""
+
+
+class Overloaded(PartwiseError):
+    """More requests than may wait."""
 
 
 class RemoteError(PartwiseError):

@@ -47,7 +47,6 @@ class Deployment:
     model_path: str
     addresses: Mapping[str, Address]
     threads: int
-    is_deterministic: bool
     on_progress: Callable[[int, int], None]
     explain: Callable[[str], str]
 
@@ -108,7 +107,6 @@ class Assembly:
                 part=entry.part.name,
                 model_path=deployment.model_path,
                 threads=deployment.threads,
-                deterministic=deployment.is_deterministic,
             )
             self._send(entry, assign)
         self._wait(lambda entry: entry.loaded is not None, LOAD_STALL_S, "load its weights")
@@ -137,7 +135,7 @@ class Assembly:
 
     def _send(self, entry: PartLink, message: Message) -> None:
         try:
-            entry.link.send(message_frame(message))
+            entry.link.send(message_frame(message, self._deployment.plan.plan_version))
         except RemoteError as exc:
             self._on_lost(entry.link, exc)
 
@@ -149,8 +147,9 @@ class Assembly:
             if time.monotonic() - self._news_s > stall_s:
                 entry = late[0]
                 raise DeadlineExceeded(
-                    f"{entry.part.name} on server {entry.part.server!r} did not {what} and gave no"
-                    f" news for {stall_s:g} s: is its host alive, does it reach the others?"
+                    f"{entry.part.name} on server {entry.part.server!r} did not {what}"
+                    f" (plan_version {self._deployment.plan.plan_version}) and gave no news for"
+                    f" {stall_s:g} s: is its host alive, does it reach the others?"
                 )
 
     def _entry(self, link: Link) -> PartLink:

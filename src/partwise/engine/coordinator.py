@@ -20,7 +20,14 @@ import numpy as np
 from partwise.engine.assembly import Assembly, PartLink, estimate_clock, failure, loss
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
-from partwise.errors import DeadlineExceeded, FrameError, PartwiseError, PromptError, RemoteError
+from partwise.errors import (
+    DeadlineExceeded,
+    FrameError,
+    Overloaded,
+    PartwiseError,
+    PromptError,
+    RemoteError,
+)
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.link import Link
 from partwise.remote.messages import (
@@ -105,8 +112,14 @@ class Coordinator:
 
         Raises:
             PartwiseError: the engine failed before, or is closed.
+            Overloaded: too many requests run or wait.
         """
         self._check()
+        limits = self._scheduler.limits
+        if len(self._generations) >= limits.max_sequences + limits.max_waiting:
+            raise Overloaded(
+                f"{len(self._generations)} requests run or wait, the limit: try again when one ends"
+            )
         number = next(self._numbers)
         generation = Generation(
             request,
@@ -126,13 +139,19 @@ class Coordinator:
         """
         self._check()
         answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
-        self._command(lambda: self._ask_stats(answer))
+        number = next(self._numbers)
+        self._command(lambda: self._ask_stats(number, answer))
         stop_s = time.monotonic() + self._step_s
         while time.monotonic() < stop_s:
             with contextlib.suppress(queue.Empty):
                 return answer.get(timeout=min(CHECK_S, self._step_s))
             self._check()
-        raise DeadlineExceeded(f"no counters from every part in {self._step_s:g} s")
+        _, collected = self._stats.pop(number, (answer, []))
+        silent = [e.part.name for e, s in zip(self._parts, collected, strict=False) if s is None]
+        raise DeadlineExceeded(
+            f"no counters from {', '.join(silent) or 'the engine'} in {self._step_s:g} s after step"
+            f" {self._scheduler.last_step} (plan_version {self._plan_version}): is it alive?"
+        )
 
     def close(self) -> None:
         """End every generation and let the servers go."""
@@ -223,8 +242,17 @@ class Coordinator:
         if frame.kind is FrameKind.CONTROL:
             self._on_message(self._entry(link), decode_message(frame))
             return
-        if frame.kind is not FrameKind.RESULT or frame.plan_version != self._plan_version:
-            raise FrameError(f"{link.name} sent a {frame.kind.name} frame to the coordinator")
+        if frame.plan_version != self._plan_version:
+            raise FrameError(
+                f"{link.name} sent a result of plan_version {frame.plan_version}:"
+                f" {self._plan_version} is in force"
+            )
+        is_result = frame.kind is FrameKind.RESULT and link is self._parts[-1].link
+        if not is_result or not frame.tensors or frame.tensors[0].ndim != 1:
+            raise FrameError(
+                f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
+                f" coordinator takes ids from {self._parts[-1].part.name} only"
+            )
         self._on_result(link, frame)
 
     def _on_result(self, link: Link, frame: Frame) -> None:
@@ -276,18 +304,19 @@ class Coordinator:
 
     # Counters
 
-    def _ask_stats(self, answer: queue.SimpleQueue[list[Stats]]) -> None:
-        number = next(self._numbers)
+    def _ask_stats(self, number: int, answer: queue.SimpleQueue[list[Stats]]) -> None:
         self._stats[number] = (answer, [None] * len(self._parts))
         for entry in self._parts:
             self._tell(entry, GetStats(number=number))
 
     def _on_stats(self, entry: PartLink, message: Stats) -> None:
+        if message.number not in self._stats:
+            return  # it was asked too long ago
         answer, collected = self._stats[message.number]
         index = self._parts.index(entry)
         # The first part's frames come from here, the others' from the part before.
         ahead_ns = self._parts[index - 1].clock_offset_ns if index else 0
-        message.counters.hop_ns -= message.counters.passes * (entry.clock_offset_ns - ahead_ns)
+        message.counters.hop_ns -= message.counters.hops * (entry.clock_offset_ns - ahead_ns)
         collected[index] = message
         complete = [stats for stats in collected if stats is not None]
         if len(complete) == len(collected):

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from partwise.engine.sequence import FinishReason, Request, Sequence
-from partwise.errors import FrameError
+from partwise.errors import FrameError, UsageError
 from partwise.remote.frame import Row, RowFlag
 
 PREFILL_CHUNK_TOKENS = 128
@@ -31,7 +31,13 @@ class Limits:
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
     max_rows: int = 64
     max_sequences: int = 256
+    max_waiting: int = 4096
     is_deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_in_flight", "chunk_tokens", "max_rows", "max_sequences", "max_waiting"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"{name} is {value}: at least 1 is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,11 @@ class Scheduler:
     @property
     def num_sequences(self) -> int:
         return len(self._running) + len(self._waiting)
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last step that was composed; 0 before the first."""
+        return self._next_step - 1
 
     def add(self, number: int, request: Request) -> Sequence:
         """Let a request run as soon as there is room."""
@@ -132,8 +143,10 @@ class Scheduler:
     def _take_prefill(self, rows: list[Row], tokens: list[int]) -> None:
         """Chunks of prompts, up to the number of tokens a microbatch may have."""
         limits = self.limits
+        has_prompt = False
         while self._prefilling and len(rows) < limits.max_rows:
-            room = limits.chunk_tokens - len(tokens)
+            # One token at least, or many decoding sequences would starve every prompt.
+            room = max(limits.chunk_tokens - len(tokens), 0 if has_prompt else 1)
             sequence = self._prefilling[0]
             if sequence.is_finished:
                 self._prefilling.popleft()
@@ -143,6 +156,7 @@ class Scheduler:
             if count <= 0:
                 return
             self._put(sequence, count, rows, tokens)
+            has_prompt = True
             if count == left:
                 self._prefilling.popleft()
             if limits.is_deterministic:
@@ -153,6 +167,8 @@ class Scheduler:
         new = sequence.tokens[position : position + count]
         asks = position + count == len(sequence.tokens)
         flags = sequence.request.flags if asks else RowFlag.NONE
+        if sequence.is_prefilling:
+            flags |= RowFlag.PROMPT
         rows.append(Row(sequence.number, position, count, int(flags)))
         tokens.extend(new)
         sequence.num_sent += count

@@ -81,6 +81,7 @@ class Generation:
         self.token_times_s: list[float] = []
         self._cancel = cancel
         self._is_engine_alive = is_engine_alive
+        self._error: PartwiseError | None = None
         self._events: queue.SimpleQueue[Token | FinishReason | PartwiseError] = queue.SimpleQueue()
 
     def put(self, event: Token | FinishReason | PartwiseError) -> None:
@@ -95,9 +96,12 @@ class Generation:
 
     def __iter__(self) -> Iterator[Token]:
         while self.finish_reason is None:
+            if self._error is not None:
+                raise self._error
             event = self._next_event()
             if isinstance(event, PartwiseError):
-                raise event
+                self._error = event
+                continue
             if isinstance(event, FinishReason):
                 self.finish_reason = event
                 return

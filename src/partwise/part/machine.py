@@ -16,6 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
+import numpy as np
 
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.layout import Array
@@ -33,13 +34,17 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-class Assigned(msgspec.Struct, frozen=True):
-    """Event: the coordinator gave this server a part of the plan."""
+class Assigned(msgspec.Struct, frozen=True, kw_only=True):
+    """Event: the coordinator gave this server a part of the plan.
 
-    deployment: str
+    Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part.
+    """
+
     part: str
     plan_version: int
     is_last: bool
+    input_dtype: np.dtype[np.generic]
+    input_widths: tuple[int, ...]
 
 
 class LoadDone(msgspec.Struct, frozen=True):
@@ -174,22 +179,23 @@ class PartMachine:
     def _received(self, event: Received) -> list[Action]:
         frame = event.frame
         reason = self._refusal(frame)
-        if reason is None:
-            positions = self._positions
-            for row in frame.rows:
-                expected = positions.get(row.sequence, 0)
-                if row.position < expected:
-                    return [Consume(frame)]  # a duplicate
-                if row.position > expected or row.num_tokens < 1:
-                    reason = (
-                        f"{self.name} expects position {expected} of sequence {row.sequence},"
-                        f" the frame has {row.num_tokens} tokens from {row.position}"
-                    )
-                    break
-        if reason is not None:
+        if reason:
             return [Refuse(frame, reason), Consume(frame)]
-        for row in frame.rows:
-            positions[row.sequence] = row.position + row.num_tokens
+        rows = frame.rows
+        num_known = sum([row.position < self._positions.get(row.sequence, 0) for row in rows])
+        if num_known == len(rows):
+            return [Consume(frame)]  # a duplicate
+        positions = {row.sequence: self._positions.get(row.sequence, 0) for row in rows}
+        for row in rows:
+            expected = positions[row.sequence]
+            if row.position != expected or row.num_tokens < 1:
+                reason = (
+                    f"{self.name} expects position {expected} of sequence {row.sequence},"
+                    f" the frame has {row.num_tokens} tokens from {row.position}"
+                )
+                return [Refuse(frame, reason), Consume(frame)]
+            positions[row.sequence] = expected + row.num_tokens
+        self._positions.update(positions)
         self.received_step = max(self.received_step, frame.step)
         self._waiting.append(frame)
         return self._start_next()
@@ -207,6 +213,18 @@ class PartMachine:
             return f"{self.name} computes forward frames with rows, not {frame.kind.name} frames"
         if len(self._waiting) >= MAX_WAITING_FRAMES:
             return f"{len(self._waiting)} frames wait at {self.name}, the limit"
+        return self._tensor_refusal(frame)
+
+    def _tensor_refusal(self, frame: Frame) -> str | None:
+        """Why the frame's tensors are not what this part computes on."""
+        assert self.assignment is not None
+        expected = (sum([row.num_tokens for row in frame.rows]), *self.assignment.input_widths)
+        if len(frame.tensors) != 1 or frame.tensors[0].shape != expected:
+            shapes = [tensor.shape for tensor in frame.tensors]
+            return f"{self.name} expects one tensor of shape {expected}, the frame has {shapes}"
+        if frame.tensors[0].dtype != self.assignment.input_dtype:
+            dtype = frame.tensors[0].dtype
+            return f"{self.name} expects {self.assignment.input_dtype}, the frame has {dtype}"
         return None
 
     def _start_next(self) -> list[Action]:
@@ -238,6 +256,8 @@ class PartMachine:
         return [Forget(event.sequences)]
 
     def _broken(self, event: Broken) -> list[Action]:
+        if self.phase is Phase.IDLE:
+            return []  # the assignment that broke is gone already
         self.phase = Phase.FAILED
         return self._drop_frames()
 

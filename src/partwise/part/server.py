@@ -7,18 +7,20 @@ runs under computing and receiving never waits behind sending.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from partwise import errors
 from partwise.distributor.plan import Plan, decode_plan
 from partwise.distributor.verify import verify_plan
+from partwise.distributor.whole import check_whole
 from partwise.errors import PartwiseError, RemoteError
-from partwise.model import open_model
+from partwise.model import Model, open_model
 from partwise.part.machine import (
     Action,
     Assigned,
@@ -44,7 +46,7 @@ from partwise.part.memory import resident_bytes
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.remote.authenticate import Hello
 from partwise.remote.channel import Channel
-from partwise.remote.frame import Frame
+from partwise.remote.frame import Frame, RowFlag
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     Assign,
@@ -69,6 +71,8 @@ from partwise.remote.transport import Address, Listener, Transport
 from partwise.store import Store
 
 IDLE_POLL_S = 1.0
+MAX_REFUSED = 16
+_PROMPT = int(RowFlag.PROMPT)
 STALL_S = 30.0
 """A link on which nothing moves for so long, with data waiting, is given up."""
 
@@ -96,9 +100,11 @@ class PartServer:
         self._coordinator: Link | None = None
         self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
         self._inbound: set[Link] = set()
+        self._refused: set[Link] = set()  # told why; they close
         self._next: Link | None = None
         self._assign: Assign | None = None
         self._plan: Plan | None = None
+        self._model: Model | None = None
         self._runner: Runner | None = None
         self._todo: list[Action] = []
         self._counters = Counters()
@@ -145,17 +151,29 @@ class PartServer:
     def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
         link = Link(channel, hello.name)
         if self._coordinator is not None:
-            text = f"server {self.name} already serves another coordinator: stop that one first"
-            with contextlib.suppress(RemoteError):  # it may be gone already
-                link.send(message_frame(Failed(error="LaunchError", text=text)))
-            link.close()
+            self._refuse_coordinator(link)
             return
         self._coordinator = link
         self._poller.add_link(link)
 
+    def _refuse_coordinator(self, link: Link) -> None:
+        text = f"server {self.name} already serves another coordinator: stop that one first"
+        try:
+            link.send(message_frame(Failed(error="LaunchError", text=text)))
+        except RemoteError:  # it may be gone already
+            link.close()
+            return
+        if len(self._refused) >= MAX_REFUSED:
+            link.close()
+            return
+        # Closing now, with its first message unread, could destroy ours: it closes.
+        self._refused.add(link)
+        self._poller.add_link(link)
+
     def _accept_part(self, hello: Hello, channel: Channel) -> None:
         link = Link(channel, hello.name)
-        if self._assign is None or hello.deployment != self._assign.deployment:
+        is_ours = self._assign is not None and hello.deployment == self._assign.deployment
+        if hello.role != "part" or not is_ours:
             link.close()
             return
         self._inbound.add(link)
@@ -167,7 +185,14 @@ class PartServer:
             self._apply(Unassigned())
         elif link is self._next:
             self._next = None
-            self._fail(RemoteError(f"{self._machine.name} lost its link to {link.name}: {error}"))
+            self._fail(
+                RemoteError(
+                    f"{self._machine.name} lost its link to {link.name} after step"
+                    f" {self._machine.finished_step} ({self._version}): {error}"
+                )
+            )
+        elif link in self._refused:
+            self._refused.discard(link)
         else:
             # The part before may be replaced: this one keeps what it holds, and the
             # coordinator, which sees that part's end itself, decides.
@@ -178,12 +203,18 @@ class PartServer:
         self._next_check_s = now_s + IDLE_POLL_S
         for link in (self._next, self._coordinator):
             if link and link.has_output and now_s - link.last_progress_s > STALL_S:
-                text = f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s"
+                text = (
+                    f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s after"
+                    f" step {self._machine.finished_step} ({self._version})"
+                )
                 self._poller.lose(link, errors.DeadlineExceeded(text))
 
     # Frames
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
+        if link in self._refused:
+            link.release(frame)
+            return
         if frame.lease is None:  # only data frames have one
             try:
                 self._on_message(link, frame)
@@ -191,6 +222,7 @@ class PartServer:
                 self._poller.lose(link, exc)
             return
         if _is_decode(frame):
+            self._counters.hops += 1
             self._counters.hop_ns += time.monotonic_ns() - frame.sent_ns
         self._previous[id(frame.lease)] = link
         self._todo += self._machine.handle(Received(frame))
@@ -199,6 +231,11 @@ class PartServer:
         if link is not self._coordinator:
             raise errors.FrameError(f"{link.name} sent a control message: only coordinators may")
         message = decode_message(frame)
+        if self._plan is not None and frame.plan_version != self._plan.plan_version:
+            raise errors.FrameError(
+                f"{self._machine.name} serves plan_version {self._plan.plan_version}, a"
+                f" {type(message).__name__} is of {frame.plan_version}"
+            )
         match message:
             case Assign():
                 self._on_assign(message)
@@ -229,9 +266,14 @@ class PartServer:
         if self._coordinator is None:
             return
         try:
-            self._coordinator.send(message_frame(message))
+            plan_version = self._plan.plan_version if self._plan is not None else 0
+            self._coordinator.send(message_frame(message, plan_version))
         except RemoteError as exc:
             self._poller.lose(self._coordinator, exc)
+
+    @property
+    def _version(self) -> str:
+        return f"plan_version {self._plan.plan_version if self._plan is not None else 'none'}"
 
     def _fail(self, error: Exception) -> None:
         """Tell the coordinator why this assignment ends, and end it."""
@@ -251,21 +293,30 @@ class PartServer:
             raise errors.FrameError(f"{self._machine.name} is assigned already")
         try:
             plan = decode_plan(assign.plan)
-            is_last = plan.stages[-1] == plan.stage_of(assign.part)
+            stage = plan.stage_of(assign.part)
+            model = open_model(assign.model_path)
+            verify_plan(plan, model)
+            check_whole(plan)
         except PartwiseError as exc:
             self._tell(Failed(error=type(exc).__name__, text=str(exc)))
             return
-        self._assign, self._plan = assign, plan
-        self._apply(Assigned(assign.deployment, assign.part, plan.plan_version, is_last))
+        self._assign, self._plan, self._model = assign, plan, model
+        is_first = stage.start == 0
+        assigned = Assigned(
+            part=assign.part,
+            plan_version=plan.plan_version,
+            is_last=stage.stop == len(model.layers),
+            input_dtype=np.dtype(np.int64 if is_first else np.float32),
+            input_widths=() if is_first else (model.hidden_size,),
+        )
+        self._apply(assigned)
 
     def _load(self, action: Load) -> None:
-        assign, plan = self._assign, self._plan
-        if assign is None or plan is None:
+        assign, plan, model = self._assign, self._plan, self._model
+        if assign is None or plan is None or model is None:
             return
         try:
             model_path = Path(assign.model_path)
-            model = open_model(model_path)
-            verify_plan(plan, model)
             with Store.open(model_path) as store:
                 options = RunnerOptions(
                     plan=plan,
@@ -315,7 +366,7 @@ class PartServer:
                 self._poller.remove(link)
         self._inbound, self._next = set(), None
         self._previous.clear()
-        self._assign = self._plan = self._runner = None
+        self._assign = self._plan = self._model = self._runner = None
         self._counters = Counters()
         self._idle_since_ns = 0
 
@@ -383,5 +434,5 @@ class PartServer:
 
 
 def _is_decode(frame: Frame) -> bool:
-    """Whether every row of ``frame`` is one token: rows of prompts come last."""
-    return bool(frame.rows) and frame.rows[-1].num_tokens == 1
+    """Whether every row of ``frame`` is one generated token: rows of prompts come last."""
+    return bool(frame.rows) and not frame.rows[-1].flags & _PROMPT

@@ -58,12 +58,14 @@ _CONTROL = FrameKind.CONTROL
 
 
 class RowFlag(IntFlag):
-    """What the last part returns for the last token of a row."""
+    """What the last part returns for the last token of a row; PROMPT: its tokens are given,
+    not generated."""
 
     NONE = 0
     PICK = 1
     LOGPROB = 2
     LOGITS = 4
+    PROMPT = 8
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -203,11 +203,12 @@ class Link:
         )
         self.sent_bytes += count
         self._sending_bytes -= count
+        if count and self.has_output:
+            self.last_progress_s = time.monotonic()
         if not self._sending_bytes:
             self._sending = []
             return True
         if count:
-            self.last_progress_s = time.monotonic()
             self._drop_sent(count)
         return bool(count)
 

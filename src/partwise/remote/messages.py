@@ -23,7 +23,6 @@ class Assign(Message, frozen=True, kw_only=True):
     part: str
     model_path: str
     threads: int
-    deterministic: bool
 
 
 class LoadProgress(Message, frozen=True, kw_only=True):
@@ -87,14 +86,15 @@ class GetStats(Message, frozen=True, kw_only=True):
 class Counters(msgspec.Struct, kw_only=True):
     """What a part counted for decode passes (one token a row) since it was assigned.
 
-    ``hop_ns`` sums the receiver's clock minus the sender's: the coordinator, which knows how
-    far the clocks are apart, corrects it.
+    ``hop_ns`` sums the receiver's clock minus the sender's over ``hops`` frames: the
+    coordinator, which knows how far the clocks are apart, corrects it.
     """
 
     tokens: int = 0
     passes: int = 0
     compute_ns: int = 0
     wait_ns: int = 0
+    hops: int = 0
     hop_ns: int = 0
     sent_bytes: int = 0
 

@@ -74,11 +74,7 @@ def _attend_row(
             query_KGD, keys_KLD.unsqueeze(0), values_KLD.unsqueeze(0), scale=scaling
         )
         return out.reshape(num_heads, 1, head_size)
-    total = keys_KLD.shape[1]
-    mask_TL = None
-    if total > num_tokens:
-        ones = torch.ones(num_tokens, total, dtype=torch.bool, device=query_HTD.device)
-        mask_TL = ones.tril(total - num_tokens)
+    mask_TL = row.causal_mask
     return scaled_dot_product_attention(
         query_HTD.unsqueeze(0),
         keys_KLD.unsqueeze(0),

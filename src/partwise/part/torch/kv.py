@@ -20,6 +20,12 @@ class KvRow(Protocol):
     start: int
     stop: int
 
+    @property
+    def causal_mask(self) -> Tensor | None:
+        """What each new token may see: all before it and itself. None where that is all of
+        the row, or plain causal attention: one new token, or no past."""
+        ...
+
     def append(self, block: int, key_HTD: Tensor, value_HTD: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one block; all of them so far, (H, L, D) each."""
         ...
@@ -52,7 +58,7 @@ class _Contiguous:
 class ContiguousRow:
     """One row over contiguous storage."""
 
-    __slots__ = ("_blocks", "_position", "_total", "start", "stop")
+    __slots__ = ("_blocks", "_position", "_total", "causal_mask", "start", "stop")
 
     def __init__(self, held: _Contiguous, position: int, start: int, stop: int) -> None:
         self._blocks = held.blocks
@@ -60,6 +66,7 @@ class ContiguousRow:
         self._total = position + stop - start
         self.start = start
         self.stop = stop
+        self.causal_mask = _causal_mask(stop - start, self._total)
 
     def append(self, block: int, key_HTD: Tensor, value_HTD: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self._blocks[block]
@@ -67,6 +74,12 @@ class ContiguousRow:
         keys.narrow(1, self._position, count).copy_(key_HTD)
         values.narrow(1, self._position, count).copy_(value_HTD)
         return keys.narrow(1, 0, self._total), values.narrow(1, 0, self._total)
+
+
+def _causal_mask(num_tokens: int, total: int) -> Tensor | None:
+    if num_tokens in (1, total):
+        return None
+    return torch.ones(num_tokens, total, dtype=torch.bool).tril(total - num_tokens)
 
 
 class ContiguousKv:
