@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import partwise
-from harness import SMOLLM2, ratio, report, spread
+from harness import SMOLLM2, has_defaults, ratio, report, spread
 from partwise.cli.format import format_table
 
 PROMPT = "Once upon a time, in a village by the sea, there lived"
@@ -118,7 +118,12 @@ def main() -> None:
     }
     print(format_table(("run", "tokens/s"), [(n, str(spread(s))) for n, s in speeds.items()]))
     print(format_table(("ratio", "median (quartiles)"), [(n, str(r)) for n, r in figures.items()]))
-    report("decode", {name: value.median for name, value in figures.items()}, speeds)
+    report(
+        "decode",
+        {name: value.median for name, value in figures.items()},
+        speeds,
+        is_default=has_defaults(parser, args),
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness import SMOLLM2, report, spread
+from harness import SMOLLM2, has_defaults, report, spread
 from partwise.cli.format import format_table
 
 BOUND_S = 9.0
@@ -57,7 +57,12 @@ def main() -> int:
     rows = [("first token", str(spread(first_s))), ("end", str(spread(end_s)))]
     print(format_table(("from the start until", "s, median (quartiles)"), rows))
     median_s = spread(first_s).median
-    report("first_token", {"first_token_s": median_s}, {"first_token_s": first_s, "end_s": end_s})
+    report(
+        "first_token",
+        {"first_token_s": median_s},
+        {"first_token_s": first_s, "end_s": end_s},
+        is_default=has_defaults(parser, args),
+    )
     return int(not median_s < BOUND_S)
 
 

@@ -1,14 +1,17 @@
 """What every benchmark shares: the machine's description, medians, tables, results.
 
-A benchmark prints a table, then one JSON line, and writes that to bench/results/NAME.json.
+A benchmark prints a table, then one JSON line; run with its default arguments it also writes
+that to bench/results/NAME.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,9 +70,20 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def report(name: str, figures: dict[str, Any], rounds: dict[str, Any] | None = None) -> None:
-    """Print the JSON line and write it, with the machine and the single rounds."""
+def has_defaults(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
+    """Whether ``args`` are what ``parser`` gives without any argument."""
+    return args == parser.parse_args([])
+
+
+def report(
+    name: str, figures: dict[str, Any], rounds: dict[str, Any] | None = None, *, is_default: bool
+) -> None:
+    """Print the JSON line; of a run with default arguments write it too, with the machine and
+    the single rounds, for only such runs can be compared."""
     print(json.dumps({"bench": name, **figures}))
+    if not is_default:
+        print(f"note: {name}.json is written only with default arguments", file=sys.stderr)
+        return
     RESULTS.mkdir(parents=True, exist_ok=True)
     document = {"bench": name, **figures, "machine": describe_machine(), "rounds": rounds or {}}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")

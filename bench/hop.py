@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import SMOLLM2, report, spread
+from harness import SMOLLM2, has_defaults, report, spread
 from partwise.cli.format import format_table
 from partwise.distributor import balance_layers
 from partwise.engine.assembly import Assembly, Deployment
@@ -197,7 +197,6 @@ def assemble(model_path: Path, token: bytes, address: Address) -> Assembly:
         model_path=str(model_path),
         addresses={"idle": address},
         threads=1,
-        is_deterministic=False,
         on_progress=lambda done, total: None,
         explain=lambda server: "",
     )
@@ -267,7 +266,7 @@ def main() -> None:
         rows.append((name, str(raw), str(ours), str(whole), added_us, added_us / raw.median))
     headers = ("payload", "raw us", "part us", "part + coordinator us", "added us", "added / raw")
     print(format_table(headers, rows))
-    report("hop", figures, rounds)
+    report("hop", figures, rounds, is_default=has_defaults(parser, args))
 
 
 if __name__ == "__main__":

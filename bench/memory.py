@@ -12,7 +12,7 @@ import argparse
 import sys
 
 import partwise
-from harness import SMOLLM2, report
+from harness import SMOLLM2, has_defaults, report
 from partwise.cli.format import MIB, format_table
 from partwise.distributor import measure_holding
 
@@ -42,7 +42,9 @@ def main() -> int:
     headers = ("parts", "part", "share MiB", "empty MiB", "loaded MiB", "added / share")
     print(format_table(headers, [(*row[:-1], f"{row[-1]:.3f}") for row in rows]))
     worst = max(row[-1] for row in rows)
-    report("memory", {"worst_ratio": worst}, {"servers": rows})
+    report(
+        "memory", {"worst_ratio": worst}, {"servers": rows}, is_default=has_defaults(parser, args)
+    )
     return int(not worst <= BOUND)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import partwise
-from harness import SMOLLM2, report
+from harness import SMOLLM2, has_defaults, report
 from oracle_cases import Case, Reference, make_cases, run_transformers
 from partwise.cli.format import format_table
 
@@ -199,7 +199,12 @@ def main() -> int:
         "bit_equal_parts": equal,
         "models": models,
     }
-    report("oracle", figures, {"comparisons": [asdict(c) for c in comparisons]})
+    report(
+        "oracle",
+        figures,
+        {"comparisons": [asdict(c) for c in comparisons]},
+        is_default=has_defaults(parser, args),
+    )
     return int(equal != parts or not all(c.is_within_bounds for c in comparisons))
 
 

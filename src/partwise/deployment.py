@@ -43,8 +43,13 @@ class DeployOptions:
 
     ``threads`` a server (0: the processors of this machine, shared evenly among its servers;
     on other hosts each server decides). ``is_pinned`` gives each local server processors of
-    its own. ``max_in_flight`` microbatches (0: one a part). ``token_file`` holds the cluster
-    token of servers on other hosts. ``on_load(done_bytes, total_bytes)`` follows loading.
+    its own. ``is_deterministic`` gives the same bits for every number of parts; the bits depend
+    on the threads, so that 0 then means 1 everywhere. ``max_in_flight`` microbatches (0: one a
+    part). ``token_file`` holds the cluster token of servers on other hosts.
+    ``on_load(done_bytes, total_bytes)`` follows loading.
+
+    Raises:
+        UsageError: a number below what it means anything from.
     """
 
     threads: int = 0
@@ -55,6 +60,23 @@ class DeployOptions:
     step_timeout_s: float = STEP_S
     token_file: Path | None = None
     on_load: Callable[[int, int], None] = field(default=_ignore_progress)
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 0), ("max_in_flight", 0), ("chunk_tokens", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise UsageError(
+                    f"{name} is {value}, it must be at least {least}: give {least} or more"
+                )
+        if not self.step_timeout_s > 0:
+            raise UsageError(
+                f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0: give seconds"
+            )
+
+    def choose_threads(self, default: int) -> int:
+        """Threads a server: those asked for, else 1 where bits must not depend on them, else
+        ``default``."""
+        return self.threads or (1 if self.is_deterministic else default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +131,11 @@ class Answer:
         return len(self.generation.request.prompt_ids)
 
     @property
+    def max_tokens(self) -> int:
+        """How many tokens it may have: fewer than were asked for where the context ends."""
+        return self.generation.request.max_tokens
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it runs."""
         return self.generation.finish_reason
@@ -133,7 +160,8 @@ class Net:
         self, prompt: str, *, max_tokens: int = DEFAULT_MAX_TOKENS, chat: bool | None = None
     ) -> Answer:
         """Answer ``prompt``: as a chat message (the default if the model has a chat
-        template), or as text to go on from.
+        template), or as text to go on from. ``max_tokens`` is cut to what the prompt leaves of
+        the model's context; the answer's own say so.
 
         Raises:
             PromptError: an empty prompt, or one that does not fit the model's context.
@@ -233,7 +261,8 @@ def deploy(
     balanced by the bytes that a token reads.
 
     Raises:
-        UsageError: the numbers of parts, servers and parts of the plan differ.
+        UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
+            cannot all reach each other.
         ModelError, PlanError: the model cannot be deployed so.
         LaunchError, RemoteError, PartFailed: a server did not get ready.
     """
@@ -251,14 +280,16 @@ def _start_listening(prepared: Prepared, options: DeployOptions) -> Net:
     if options.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
     transport = TcpTransport(read_token(options.token_file))
-    target = _target(prepared, prepared.addresses, options.threads, options)
+    # Where nobody asks for a number, each server decides.
+    threads = options.choose_threads(0)
+    target = _target(prepared, prepared.addresses, threads, options)
     return _assemble(prepared, target, transport, options)
 
 
 def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
     token = new_token()
     plan = prepared.plan
-    threads = options.threads or max(1, _num_processors() // len(plan.parts))
+    threads = options.choose_threads(max(1, _num_processors() // len(plan.parts)))
     cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
     if options.is_pinned:
         cpus = share_cpus(len(plan.parts), threads)

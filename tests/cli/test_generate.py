@@ -175,7 +175,8 @@ def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixtur
     warn_of_plain_text(SimpleNamespace(addresses={"a": near, "b": far, "c": far}))
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "authenticated but not encrypted" in err
+    assert "prove the token when they connect" in err
+    assert "neither encrypted nor protected against changes" in err
 
 
 @pytest.mark.parametrize(

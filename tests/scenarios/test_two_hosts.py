@@ -81,7 +81,7 @@ def test_two_hosts_give_the_answer_of_one(
     try:
         for server, host, address in zip(servers, hosts, ADDRESSES, strict=True):
             line = server.stderr.readline()
-            assert line.startswith(f"server {host} listens on {address}:{PORT} (authenticated")
+            assert line.startswith(f"server {host} listens on {address}:{PORT} (clients prove")
         addresses = ",".join(f"{address}:{PORT}" for address in ADDRESSES)
         words = ("generate", str(tiny_llama), *OPTIONS, "--servers", addresses, *token)
         answer = subprocess.run(
@@ -92,7 +92,7 @@ def test_two_hosts_give_the_answer_of_one(
             server.terminate()
             server.communicate(timeout=10)
     assert answer.returncode == 0, answer.stderr
-    assert "authenticated but not encrypted" in answer.stderr
+    assert "neither encrypted nor protected against changes" in answer.stderr
     assert [server.returncode for server in servers] == [0, 0]
     there = json.loads(answer.stdout)
     assert main(["generate", str(tiny_llama), *OPTIONS, *thread_servers.options]) == 0

@@ -16,6 +16,7 @@ from partwise.errors import UsageError
 if TYPE_CHECKING:
     from partwise.deployment import Answer, Net, PartReport
     from partwise.engine.prepared import Prepared
+    from partwise.engine.sequence import Request
 
 NAME = "generate"
 HELP = "answer a prompt with a model in parts over several servers"
@@ -46,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--servers", metavar="HOST:PORT,...", help="servers that listen, a part each, in order")
     add("--plan", metavar="FILE", type=Path, help="a plan that says which server holds what")
     add("--token-file", metavar="FILE", type=Path, help="the cluster token of --servers")
-    add("--threads", metavar="T", type=int, help="threads a server (default: its share)")
+    add(
+        "--threads",
+        metavar="T",
+        type=int,
+        help="threads a server (default: its share; 1 if deterministic)",
+    )
     add("--pin", action="store_true", help="give each local server processors of its own")
     add("--max-tokens", metavar="N", type=int, default=256, help="at most (default: 256)")
     form = parser.add_mutually_exclusive_group()
@@ -57,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--deterministic",
         action="store_true",
-        help="the same bits for every number of parts, at the same threads",
+        help="the same bits for every number of parts; threads default to 1, more of them or"
+        " fewer give other bits",
     )
     add("--step-timeout", metavar="S", type=float, help="seconds for a step (default: 60)")
     add("--json", action="store_true", help="print one JSON document at the end")
@@ -70,12 +77,14 @@ def run(args: argparse.Namespace) -> int:
     from partwise.distributor import read_plan
     from partwise.engine.prepared import prepare
 
-    servers = [text.strip() for text in args.servers.split(",")] if args.servers is not None else []
+    servers = args.servers.split(",") if args.servers is not None else []
     plan = read_plan(args.plan) if args.plan is not None else None
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     prepared = prepare(args.model, parts=args.parts, servers=servers, plan=plan)
     chat = choose_form(args, prepared)
-    prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)  # no server starts in vain
+    # Now, so that no server starts in vain.
+    request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
+    warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
     with deploy(prepared, args) as net:
         start_s = time.monotonic() - began_s
@@ -138,12 +147,24 @@ def choose_form(args: argparse.Namespace, prepared: Prepared) -> bool:
     return prepared.text.has_chat_template
 
 
+def warn_of_full_context(prepared: Prepared, request: Request, max_tokens: int) -> None:
+    """Say that the answer may have fewer tokens than were asked for."""
+    if request.max_tokens < max_tokens:
+        print(
+            f"note: at most {request.max_tokens:,} tokens instead of {max_tokens:,}: the prompt"
+            f" has {len(request.prompt_ids):,}, the context of {prepared.model.name} is"
+            f" {prepared.model.context_tokens:,}",
+            file=sys.stderr,
+        )
+
+
 def warn_of_plain_text(prepared: Prepared) -> None:
-    """Say that what leaves this machine can be read on its way."""
+    """Say that what leaves this machine can be read and changed on its way."""
     if not all(address.is_loopback for address in prepared.addresses.values()):
         print(
-            "note: traffic with these servers is authenticated but not encrypted yet:"
-            " use a network that you trust",
+            "note: these servers prove the token when they connect; after that traffic is neither"
+            " encrypted nor protected against changes (TLS comes later): use a network that you"
+            " trust",
             file=sys.stderr,
         )
 

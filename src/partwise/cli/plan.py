@@ -1,4 +1,4 @@
-"""`partwise plan`: how a model would be cut over N equal servers, from its file headers alone."""
+"""`partwise plan`: how a model would be cut over equal servers, from its file headers alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "plan"
 HELP = "cut a model into parts, balanced by the bytes that a token reads; reads no weights"
 EXAMPLES = (
     "partwise plan models/SmolLM2-135M-Instruct --parts 3",
-    "partwise plan models/SmolLM2-135M-Instruct --parts 3 --sequences 8 --out plan.json",
+    "partwise plan models/SmolLM2-135M-Instruct --servers 10.0.0.5:7070,lab-2:7070 --out plan.json",
 )
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -30,7 +30,11 @@ HEADERS = ("server", "part", "layers", "weights GiB", "KV GiB", "read per token 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``partwise plan``."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a Hugging Face model directory")
-    parser.add_argument("--parts", metavar="N", type=int, required=True, help="how many servers")
+    servers = parser.add_mutually_exclusive_group(required=True)
+    servers.add_argument("--parts", metavar="N", type=int, help="how many servers of this machine")
+    servers.add_argument(
+        "--servers", metavar="HOST:PORT,...", help="servers that listen, a part each, in order"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan to this file")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
@@ -61,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             f"--context is {context_tokens}, {model.name} reads {model.context_tokens} tokens:"
             f" give {model.context_tokens} or fewer"
         )
-    plan = balance_layers(model, [f"local-{i}" for i in range(args.parts)])
+    plan = balance_layers(model, name_servers(args))
     document = describe(plan, model, context_tokens, args.sequences)
     if args.out is not None:
         _write(args.out, encode_plan(plan))
@@ -69,6 +73,19 @@ def run(args: argparse.Namespace) -> int:
     for row in document["replicated"]:
         print(render_note(row), file=sys.stderr)
     return 0
+
+
+def name_servers(args: argparse.Namespace) -> list[str]:
+    """What the plan calls its servers, as `partwise generate` will with the same options.
+
+    Raises:
+        UsageError: --servers is no list of addresses that reach each other.
+    """
+    if args.servers is None:
+        return [f"local-{i}" for i in range(args.parts)]
+    from partwise.engine.prepared import read_addresses
+
+    return list(read_addresses(args.servers.split(",")))
 
 
 def describe(plan: Plan, model: Model, context_tokens: int, num_sequences: int) -> dict[str, Any]:

@@ -15,6 +15,11 @@ EXAMPLES = (
     "partwise server --listen 10.0.0.5:7070 --token-file token --threads 8 --name lab-2",
 )
 
+PLAIN_NOTE = (
+    " (clients prove the token when they connect; after that traffic is neither encrypted nor"
+    " protected against changes: use a network that you trust)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``partwise server``."""
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     listener = transport.listen(address, args.name or str(address))
     import_runner()  # the first coordinator finds a server that only has to load
     name = args.name or str(listener.address)
-    note = "" if listener.address.is_loopback else " (authenticated, not encrypted yet)"
+    note = "" if listener.address.is_loopback else PLAIN_NOTE
 
     def announce() -> None:
         print(f"server {name} listens on {listener.address}{note}", file=sys.stderr, flush=True)

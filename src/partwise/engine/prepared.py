@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partwise.distributor import Plan, balance_layers, verify_plan
+from partwise.distributor import Plan, balance_layers, check_whole, verify_plan
 from partwise.engine.sequence import Request
 from partwise.engine.text import Text
 from partwise.errors import PromptError, UsageError
@@ -25,7 +25,8 @@ class Prepared:
     addresses: dict[str, Address]
 
     def request(self, prompt: str, *, max_tokens: int, chat: bool | None) -> Request:
-        """The request that answers ``prompt``; ``max_tokens`` is cut to the model's context.
+        """The request that answers ``prompt``; ``max_tokens`` is cut to what the context leaves
+        (the request's own say whether it was).
 
         Raises:
             PromptError: an empty prompt, or one that does not fit the context.
@@ -71,12 +72,13 @@ def prepare(
     """Check what a model is to be deployed with, and plan it if no plan is given.
 
     Raises:
-        UsageError: the numbers of parts, servers and parts of the plan differ.
+        UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
+            cannot all reach each other.
         ModelError, PlanError: the model cannot be deployed so.
     """
     path = Path(model).resolve()
-    addresses = {text: parse_address(text) for text in servers}
-    _check_counts(parts, servers, plan)
+    addresses = read_addresses(servers)
+    _check_counts(parts, list(addresses), plan)
     described = open_model(path)
     names = list(addresses) or [
         f"local-{i}" for i in range(len(plan.parts) if plan else parts or 1)
@@ -85,15 +87,35 @@ def prepare(
         plan = balance_layers(described, names)
     else:
         verify_plan(plan, described, names)
+        check_whole(plan)
     return Prepared(path=path, model=described, plan=plan, text=Text(path), addresses=addresses)
+
+
+def read_addresses(servers: Sequence[str]) -> dict[str, Address]:
+    """The addresses of ``servers``, "HOST:PORT" each, by the names that a plan gives them.
+
+    Raises:
+        UsageError: not of that form, one given twice, or some on loopback and others not: the
+            parts connect to each other directly.
+    """
+    parsed = [parse_address(text) for text in servers]
+    addresses = {str(address): address for address in parsed}
+    if len(addresses) < len(parsed):
+        raise UsageError(f"a server is given twice in {','.join(servers)}: it hosts 1 part")
+    near = [name for name, address in addresses.items() if address.is_loopback]
+    far = [name for name, address in addresses.items() if not address.is_loopback]
+    if near and far:
+        raise UsageError(
+            f"{near[0]} is an address of this machine alone and {far[0]} is not, but the servers"
+            " connect to each other: give addresses that all of them reach"
+        )
+    return addresses
 
 
 def _check_counts(parts: int | None, servers: Sequence[str], plan: Plan | None) -> None:
     """Parts, servers and the parts of the plan are as many, as far as they are given."""
     if parts is not None and parts < 1:
         raise UsageError(f"{parts} parts: ask for at least 1")
-    if len(set(servers)) < len(servers):
-        raise UsageError(f"a server is given twice in {','.join(servers)}: it hosts 1 part")
     if servers and parts is not None and parts != len(servers):
         raise UsageError(f"{parts} parts and {len(servers)} servers: give one or the other")
     if plan is None:

@@ -14,18 +14,15 @@ from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.transport import Listener, Transport
 
-_MODULES = {
-    "LlamaForCausalLM": "transformers.models.llama.modeling_llama",
-    "GPT2LMHeadModel": "transformers.models.gpt2.modeling_gpt2",
-}
-
 
 def import_runner(*architectures: str) -> None:
     """Import now what the first parts of these architectures (none given: all) would import."""
     importlib.import_module("partwise.part.torch.runner")
-    for architecture in architectures or _MODULES:
-        if name := _MODULES.get(architecture):
-            importlib.import_module(name)
+    from partwise.part.torch.families import FAMILIES
+
+    for architecture in architectures or FAMILIES:
+        if family := FAMILIES.get(architecture):  # loading refuses another, and says so
+            importlib.import_module(family.source)
 
 
 def make_torch_runner(options: RunnerOptions) -> Runner:

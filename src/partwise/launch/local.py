@@ -29,25 +29,47 @@ class LocalServers:
     """Child servers through a fork server, which starts importing at once; `start` waits."""
 
     def __init__(self, architecture: str, token: bytes) -> None:
+        """Start the fork server.
+
+        Raises:
+            LaunchError: it cannot be started.
+        """
         self._token = token
         self._folder = Path(tempfile.mkdtemp(prefix="partwise-"))
         self._pids: dict[str, int] = {}
-        with (self._folder / "forkserver.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "partwise.launch.forkserver"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,  # `select` sees what a buffer would hide
-                start_new_session=True,  # Ctrl-C is for the coordinator: it ends them itself
-            )
-        self._send(Preload(architecture=architecture, folder=str(self._folder)))
+        try:
+            self._process = self._start_process()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        try:
+            self._send(Preload(architecture=architecture, folder=str(self._folder)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_process(self) -> subprocess.Popen[bytes]:
+        try:
+            with (self._folder / "forkserver.log").open("wb") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "partwise.launch.forkserver"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    bufsize=0,  # `select` sees what a buffer would hide
+                    start_new_session=True,  # Ctrl-C is for the coordinator: it ends them itself
+                )
+        except OSError as exc:
+            raise LaunchError(
+                f"cannot start servers on this machine: {exc.strerror or exc}; is there memory,"
+                " and room for processes?"
+            ) from exc
 
     def start(self, servers: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
         """Fork the servers and wait until each listens; their addresses by name.
 
         Raises:
-            LaunchError: one did not start in START_S.
+            LaunchError: one did not start in START_S, or ended; with what it said last.
         """
         for server, pinned in zip(servers, cpus, strict=True):
             log = str(self._log(server))
@@ -58,6 +80,9 @@ class LocalServers:
         while len(addresses) < len(servers):
             answer = self._read_answer(stop_s)
             self._pids[answer.server] = answer.pid
+            if answer.error:
+                why = self.explain(answer.server) or answer.error
+                raise LaunchError(f"server {answer.server!r} did not start: {why}")
             addresses[answer.server] = Address("127.0.0.1", answer.port)
         return addresses
 
@@ -121,10 +146,7 @@ class LocalServers:
         line = self._process.stdout.readline()
         if not line:
             raise self._died()
-        answer = msgspec.json.decode(line, type=Spawned)
-        if answer.error:
-            raise LaunchError(f"server {answer.server!r} did not start: {answer.error}")
-        return answer
+        return msgspec.json.decode(line, type=Spawned)
 
     def _died(self) -> LaunchError:
         written = (self._folder / "forkserver.log").read_text(errors="replace").strip()

@@ -109,7 +109,8 @@ class Model:
     """A model described without its weights.
 
     ``layers`` are in topological order; cut i lies before layer i, and ``cut_tensors`` cross
-    each of them (every family so far lets the hidden state alone cross).
+    each of them (every family so far lets the hidden state alone cross). ``config_digest``
+    stands for the values in its config, from which runners build its layers.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Model:
     context_tokens: int
     vocab_size: int
     hidden_size: int
+    config_digest: str
 
     @cached_property
     def num_parameters(self) -> int:
@@ -135,9 +137,10 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of everything a plan depends on: names, shapes, dtypes and aliases."""
+        """A digest of what makes it this model for a plan and for runners, weights aside: names,
+        shapes, dtypes and aliases, and its config."""
         rows = [[p.name, list(p.shape), p.dtype, p.alias_of] for p in self.parameters]
-        text = json.dumps([self.architecture, self.context_tokens, rows])
+        text = json.dumps([self.architecture, self.context_tokens, self.config_digest, rows])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def describe_range(self, start: int, stop: int) -> str:

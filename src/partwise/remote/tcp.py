@@ -11,6 +11,7 @@ import os
 import queue
 import socket
 import threading
+import time
 
 from partwise.errors import DeadlineExceeded, LaunchError, LinkClosed, RemoteError
 from partwise.remote.authenticate import (
@@ -43,6 +44,7 @@ class TcpTransport:
 
 
 def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) -> TcpChannel:
+    stop_s = time.monotonic() + deadline_s
     try:
         sock = socket.create_connection((address.host, address.port), timeout=deadline_s)
     except TimeoutError as exc:
@@ -54,9 +56,17 @@ def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) ->
             f"cannot reach server {address}: {exc.strerror or exc}; start it there with"
             f" `partwise server --listen {address} --token-file FILE`"
         ) from exc
+    left_s = stop_s - time.monotonic()
     try:
-        authenticate_client(sock, token, hello, peer=f"server {address}", deadline_s=deadline_s)
+        authenticate_client(sock, token, hello, peer=f"server {address}", deadline_s=left_s)
         return TcpChannel(sock)
+    except DeadlineExceeded as exc:
+        sock.close()
+        # With the deadline that the caller set, of which the handshake had only the rest.
+        raise DeadlineExceeded(
+            f"server {address} did not finish the handshake in {deadline_s:g} s:"
+            " is it a partwise server, and is it alive?"
+        ) from exc
     except BaseException:
         sock.close()
         raise
@@ -75,36 +85,43 @@ class TcpListener:
         self._accepted: queue.SimpleQueue[tuple[Hello, Channel]] = queue.SimpleQueue()
         self._slots = threading.BoundedSemaphore(MAX_PENDING_HANDSHAKES)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()  # of the event: after `close` its number may be another's
         self._closed = threading.Event()
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def fileno(self) -> int:
+        """See `Listener.fileno`; -1 once closed."""
         return self._event
 
     def accepted(self) -> list[tuple[Hello, Channel]]:
         """The clients that authenticated since the last call."""
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            return []
+        with self._lock:
+            if self._closed.is_set():
+                return []
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event)
+            return self._take_all()
+
+    def _take_all(self) -> list[tuple[Hello, Channel]]:
         clients = []
         while not self._accepted.empty():
             clients.append(self._accepted.get())
         return clients
 
     def close(self) -> None:
-        """Stop listening."""
-        self._closed.set()
+        """Stop listening, and close what nobody will accept any more."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+            for _, channel in self._take_all():
+                channel.close()
+            os.close(self._event)
+            self._event = -1
         # Closing alone would not wake the thread that accepts, and the port would stay open.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._turn_away()
-
-    def _turn_away(self) -> None:
-        """Close what nobody will accept any more."""
-        for _, channel in self.accepted():
-            channel.close()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -125,14 +142,19 @@ class TcpListener:
             hello = authenticate_server(
                 sock, self._token, peer=peer, server=self._server, deadline_s=HANDSHAKE_S
             )
-            self._accepted.put((hello, TcpChannel(sock)))
-            os.eventfd_write(self._event, 1)
-            if self._closed.is_set():
-                self._turn_away()
+            self._hand_over(hello, TcpChannel(sock))
         except (RemoteError, OSError):
             sock.close()  # a stranger: it learns nothing, and the server goes on
         finally:
             self._slots.release()
+
+    def _hand_over(self, hello: Hello, channel: Channel) -> None:
+        with self._lock:
+            if self._closed.is_set():
+                channel.close()
+                return
+            self._accepted.put((hello, channel))
+            os.eventfd_write(self._event, 1)
 
 
 def _listen(address: Address) -> socket.socket:

@@ -86,13 +86,8 @@ def import_gguf(source: Path, dest: Path, report: Report | None = None) -> None:
 
 
 def _check_source(source: Path) -> None:
-    try:
-        with source.open("rb") as file:
-            magic = file.read(len(MAGIC))
-    except OSError as exc:
-        raise StoreError(
-            f"cannot read {source}: {exc.strerror}: give the path of a GGUF file"
-        ) from exc
+    with _translated_read(source), source.open("rb") as file:
+        magic = file.read(len(MAGIC))
     if magic != MAGIC:
         raise ModelError(
             f"{source} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}"
@@ -111,7 +106,9 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
     report("writing files", 0, 3)
     _write_network(network, header, folder)
     report("writing files", 1, 3)
-    _write_tokenizer(source, header, folder)
+    with _translated_read(source):
+        tokenizer = _load_tokenizer(source)
+    _write_tokenizer(tokenizer, header, folder)
     report("writing files", 2, 3)
     _write_source(source, header, folder)
     report("writing files", 3, 3)
@@ -191,10 +188,13 @@ def _write_network(network: Any, header: Header, folder: Path) -> None:
         path.chmod(mode)  # safetensors makes them readable by their owner alone
 
 
-def _write_tokenizer(source: Path, header: Header, folder: Path) -> None:
+def _load_tokenizer(source: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    return AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+
+
+def _write_tokenizer(tokenizer: Any, header: Header, folder: Path) -> None:
     tokenizer.model_max_length = header.context_tokens
     tokenizer.save_pretrained(folder)
     settings = _read_json(folder / "tokenizer_config.json")
@@ -207,7 +207,7 @@ def _write_tokenizer(source: Path, header: Header, folder: Path) -> None:
 
 
 def _write_source(source: Path, header: Header, folder: Path) -> None:
-    with source.open("rb") as file:
+    with _translated_read(source), source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     quantised = sorted(header.num_tensors_by_type.keys() - UNQUANTISED)
     description = {
@@ -232,9 +232,21 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _translated_damage(source: Path) -> Iterator[None]:
+def _translated_read(source: Path) -> Iterator[None]:
     try:
         yield
+    except OSError as exc:
+        raise StoreError(
+            f"cannot read {source}: {exc.strerror or exc}; give the path of a GGUF file that you"
+            " may read"
+        ) from exc
+
+
+@contextmanager
+def _translated_damage(source: Path) -> Iterator[None]:
+    try:
+        with _translated_read(source):
+            yield
     except DAMAGE as exc:
         raise DamagedModel(
             f"{source} is damaged or of an unknown kind ({exc}): fetch the file again"

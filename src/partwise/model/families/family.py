@@ -6,6 +6,8 @@ they may be split. It runs nothing; see `part/` for that.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +22,11 @@ MLP_UNIT = "mlp_unit"
 """An intermediate unit of the (gated) MLP."""
 VOCABULARY_ROW = "vocabulary_row"
 """A row of the embedding or of the head."""
+
+_MEANINGLESS = frozenset(
+    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+)
+"""Keys of config.json that say where it came from, or what partwise decides itself."""
 
 
 class Family(Protocol):
@@ -101,6 +108,14 @@ class Config:
                 f" {values[1]}: download it again"
             )
         return values[0] // values[1]
+
+    def digest(self) -> str:
+        """The same for configs that mean the same, whatever the order of their keys."""
+        kept = {key: value for key, value in self.values.items() if key not in _MEANINGLESS}
+        listed = kept.get("architectures")
+        if isinstance(listed, list):
+            kept["architectures"] = sorted(map(str, listed))
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def _get(self, key: str, default: object) -> object:
         value = self.values.get(key)

@@ -97,6 +97,7 @@ class Gpt2:
             context_tokens=sizes.positions,
             vocab_size=sizes.vocabulary,
             hidden_size=sizes.hidden,
+            config_digest=reader.digest(),
         )
 
 

@@ -99,6 +99,7 @@ class Llama:
             context_tokens=reader.size("max_position_embeddings", 2048),
             vocab_size=sizes.vocabulary,
             hidden_size=sizes.hidden,
+            config_digest=reader.digest(),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,12 @@ from partwise.part.torch.attention import ATTENTION_NAME
 
 class TorchFamily(ABC):
     """Builds modules of one architecture. Build them on the meta device; what `__init__`
-    makes (tables that are in no state dict) must be real."""
+    makes (tables that are in no state dict) must be real.
 
+    ``source`` names the module of transformers from which they come.
+    """
+
+    source: ClassVar[str]
     config: Any
 
     def module(self, layer: Layer, block: int) -> nn.Module:
@@ -60,6 +64,8 @@ class TorchFamily(ABC):
 
 class LlamaFamily(TorchFamily):
     """LlamaForCausalLM."""
+
+    source = "transformers.models.llama.modeling_llama"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         from transformers import LlamaConfig
@@ -109,6 +115,8 @@ class Gpt2Embedding(nn.Module):
 class Gpt2Family(TorchFamily):
     """GPT2LMHeadModel."""
 
+    source = "transformers.models.gpt2.modeling_gpt2"
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         from transformers import GPT2Config
 
@@ -135,7 +143,7 @@ class Gpt2Family(TorchFamily):
         return hidden
 
 
-_FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
+FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
     "LlamaForCausalLM": LlamaFamily,
     "GPT2LMHeadModel": Gpt2Family,
 }
@@ -147,9 +155,9 @@ def torch_family(architecture: str, config: Mapping[str, Any]) -> TorchFamily:
     Raises:
         UnknownArchitecture: the torch runner has no adapter for it.
     """
-    family = _FAMILIES.get(architecture)
+    family = FAMILIES.get(architecture)
     if family is None:
-        known = ", ".join(sorted(_FAMILIES))
+        known = ", ".join(sorted(FAMILIES))
         raise UnknownArchitecture(
             f"the torch runner has no adapter for {architecture}; it knows {known}"
         )
