@@ -43,11 +43,10 @@ CLIENT_SIDE, SERVER_SIDE = 0, -1
 CHUNK = struct.Struct("<IBBH")
 DATA_LANE, CREDIT_LANE = 1, 2
 
-WIDTH = 1024
 ROUND_TRIPS = 100
 """Of one kind in a row, before the next kind has its turn: a ping-pong is back to back."""
-SIZES = {"4k": 1, "256k": 64}
-"""Rows of WIDTH fp32 values."""
+SIZES = {"4k": 512, "256k": 32768}
+"""Token ids of 8 bytes in a frame."""
 
 
 class IdleRunner:
@@ -55,7 +54,7 @@ class IdleRunner:
 
     def __init__(self, options: RunnerOptions) -> None:
         self.weight_bytes = 0
-        self._outputs = {n: np.zeros((n, WIDTH), np.float32) for n in SIZES.values()}
+        self._outputs = {n: np.zeros(n, np.int64) for n in SIZES.values()}
 
     def run(
         self, rows: Sequence[Row], inputs: Sequence[Array], between_layers: Callable[[], None]
@@ -123,18 +122,19 @@ class RawDriver:
     def __init__(self, assembly: Assembly, tensor: Array) -> None:
         self._socket = socket.socket(fileno=os.dup(assembly.parts[0].link.channel.fileno()))
         self._socket.setblocking(True)
+        self._num_tokens = len(tensor)
         encoded = encode_frame(_frame(0, tensor))
         body = b"".join(encoded.buffers)
         self._data = bytearray(CHUNK.pack(len(body), DATA_LANE, 0, 0) + body)
         self._view = memoryview(bytearray(len(self._data)))
         self._owed_bytes = 0
 
-    def round_trip_ns(self, position: int) -> int:
+    def round_trip_ns(self, number: int) -> int:
         """One frame there and back."""
         header = CHUNK.size
-        struct.pack_into("<I", self._data, header + 16, position + 1)  # microbatch
-        struct.pack_into("<Q", self._data, header + 20, position + 1)  # step
-        struct.pack_into("<I", self._data, header + HEADER_BYTES + 8, position)
+        struct.pack_into("<I", self._data, header + 16, number + 1)  # microbatch
+        struct.pack_into("<Q", self._data, header + 20, number + 1)  # step
+        struct.pack_into("<I", self._data, header + HEADER_BYTES + 8, number * self._num_tokens)
         start_ns = time.perf_counter_ns()
         self._socket.sendall(self._data)
         receive_exactly(self._socket, self._view)
@@ -171,20 +171,20 @@ class LinkDriver:
     def _on_lost(self, link: Link, error: Exception) -> None:
         raise error
 
-    def round_trip_ns(self, position: int) -> int:
+    def round_trip_ns(self, number: int) -> int:
         """One frame there and back."""
         start_ns = time.perf_counter_ns()
         self._is_back = False
-        self._assembly.parts[0].link.send(_frame(position, self._tensor))
+        self._assembly.parts[0].link.send(_frame(number, self._tensor))
         while not self._is_back:
             self._assembly.poller.poll(10.0)
         return time.perf_counter_ns() - start_ns
 
 
-def _frame(position: int, tensor: Array) -> Frame:
+def _frame(number: int, tensor: Array) -> Frame:
     return Frame(
-        kind=FrameKind.FORWARD, plan_version=1, microbatch=position + 1, step=position + 1,
-        rows=(Row(1, position, 1),), tensors=(tensor,),
+        kind=FrameKind.FORWARD, plan_version=1, microbatch=number + 1, step=number + 1,
+        rows=(Row(1, number * len(tensor), len(tensor)),), tensors=(tensor,),
     )  # fmt: skip
 
 
@@ -203,9 +203,9 @@ def assemble(model_path: Path, token: bytes, address: Address) -> Assembly:
     return Assembly(deployment, TcpTransport(token))
 
 
-def measure(model_path: Path, num_rows: int, turns: int) -> dict[str, list[float]]:
+def measure(model_path: Path, num_tokens: int, turns: int) -> dict[str, list[float]]:
     """Round trips of one payload in microseconds: for each turn the median of each kind."""
-    tensor = np.zeros((num_rows, WIDTH), np.float32)
+    tensor = np.zeros(num_tokens, np.int64)
     token = new_token()
     servers = [start_server(token) for _ in range(2)]
     assemblies = [assemble(model_path, token, address) for address, _ in servers]
@@ -214,7 +214,7 @@ def measure(model_path: Path, num_rows: int, turns: int) -> dict[str, list[float
     sock, echo_pid = start_raw_echo(tensor.nbytes)
     data, view = tensor.tobytes(), memoryview(bytearray(tensor.nbytes))
 
-    def raw_round_trip_ns(position: int) -> int:
+    def raw_round_trip_ns(number: int) -> int:
         start_ns = time.perf_counter_ns()
         sock.sendall(data)
         receive_exactly(sock, view)
@@ -250,8 +250,8 @@ def main() -> None:
     figures: dict[str, float] = {}
     rows: list[tuple[str, str, str, str, float, float]] = []
     rounds: dict[str, dict[str, list[float]]] = {}
-    for name, num_rows in SIZES.items():
-        times = rounds[name] = measure(args.model, num_rows, args.turns)
+    for name, num_tokens in SIZES.items():
+        times = rounds[name] = measure(args.model, num_tokens, args.turns)
         raw, ours, whole = (spread(times[kind]) for kind in ("raw", "part", "whole"))
         added_us = statistics.median(
             mine - theirs for mine, theirs in zip(times["part"], times["raw"], strict=True)

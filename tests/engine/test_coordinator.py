@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +12,17 @@ import pytest
 from partwise.engine import coordinator as coordinator_module
 from partwise.engine.scheduler import Limits
 from partwise.engine.sequence import FinishReason, Request
-from partwise.errors import DeadlineExceeded, NotFinite, PartFailed, PromptError
+from partwise.errors import (
+    DeadlineExceeded,
+    NotFinite,
+    Overloaded,
+    PartFailed,
+    PromptError,
+    UsageError,
+)
 from partwise.launch.listening import make_torch_runner
 from partwise.part.runner import Runner, RunnerOptions
+from partwise.remote.messages import Counters, Stats
 from partwise.remote.tcp import TcpTransport
 from support.parts import Parts, Setting, counting_runner, ignore_pass
 
@@ -175,9 +184,10 @@ def test_counters_count_decode_tokens_on_every_part(tiny_llama: Path) -> None:
     with Parts(tiny_llama, counting(limits=limits)) as parts:
         ids(parts, 5, 11)
         stats = parts.coordinator.stats()
-        # A prompt of one token counts like a decoded one.
-        assert [s.counters.tokens for s in stats] == [11, 11, 11]
-        assert [s.counters.passes for s in stats] == [11, 11, 11]
+        # A prompt is no decode step, not even one of one token.
+        assert [s.counters.tokens for s in stats] == [10, 10, 10]
+        assert [s.counters.passes for s in stats] == [10, 10, 10]
+        assert [s.counters.hops for s in stats] == [10, 10, 10]
         assert all(s.counters.compute_ns > 0 and s.counters.sent_bytes > 0 for s in stats)
         # Clocks are compared by round trips: on one machine a hop may come out below zero.
         assert all(abs(s.counters.hop_ns) < 10**9 for s in stats)
@@ -255,3 +265,75 @@ def test_nan_logits_of_the_last_part_are_found(tiny_gpt2: Path) -> None:
         pytest.raises(NotFinite, match="part1 .*head"),
     ):
         list(parts.submit([1, 2, 3], 8))
+
+
+def test_hop_times_are_corrected_by_the_hops_they_sum_not_by_finished_passes(
+    tiny_llama: Path,
+) -> None:
+    with Parts(tiny_llama, counting()) as parts:
+        coordinator = parts.coordinator
+        answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
+        coordinator._stats[99] = (answer, [None] * len(coordinator._parts))
+        offset_ns = 10**15  # another host started days before
+        for index, entry in enumerate(coordinator._parts):
+            entry.clock_offset_ns = offset_ns * index
+            counters = Counters(hops=3, passes=2, hop_ns=(offset_ns if index else 0) * 3 + 6000)
+            coordinator._on_stats(entry, Stats(number=99, counters=counters, resident_bytes=0))
+        assert [s.counters.hop_ns for s in answer.get(timeout=1)] == [6000] * 3
+
+
+def test_more_requests_than_may_wait_are_refused_at_once(tiny_llama: Path) -> None:
+    limits = Limits(max_in_flight=1, max_sequences=1, max_waiting=2)
+    with Parts(tiny_llama, counting(limits=limits)) as parts:
+        for _ in range(3):
+            parts.submit([1], 1_000_000)
+        with pytest.raises(Overloaded, match="3 requests run or wait"):
+            parts.submit([1], 1)
+
+
+def test_a_generation_that_failed_says_so_again(tiny_llama: Path) -> None:
+    def fail(part: str, number: int, between_layers: Callable[[], None]) -> None:
+        raise ValueError("broken")
+
+    with Parts(tiny_llama, counting(fail)) as parts:
+        generation = parts.submit([1], 5)
+        for _ in range(2):
+            with pytest.raises(PartFailed, match="broken"):
+                next(iter(generation))
+
+
+@pytest.mark.parametrize("name", ["max_in_flight", "chunk_tokens", "max_rows", "max_sequences"])
+def test_limits_below_one_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        Limits(**{"max_in_flight": 1, name: 0})
+
+
+def test_log_probabilities_go_to_those_who_ask_whoever_shares_the_batch(tiny_llama: Path) -> None:
+    setting = Setting(num_parts=2, limits=Limits(max_in_flight=1))
+    prompts = [(1, 2, 3), (9, 8, 7, 6), (5, 4)]
+    with Parts(tiny_llama, setting) as parts:
+        running = [
+            parts.coordinator.submit(
+                Request(
+                    prompt_ids=prompt,
+                    max_tokens=6,
+                    wants_logprobs=index != 1,
+                    wants_logits=index != 0,
+                )
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        answers = [list(generation) for generation in running]
+        alone = parts.coordinator.submit(
+            Request(prompt_ids=prompts[0], max_tokens=6, wants_logits=True)
+        )
+        logits_of_first = [token.logits for token in alone]
+    assert all(token.logprob is None for token in answers[1])
+    assert all(token.logits is None for token in answers[0])
+    expected = zip(answers[0] + answers[2], logits_of_first + [t.logits for t in answers[2]],
+                   strict=True)  # fmt: skip
+    for token, logits in expected:
+        assert logits is not None
+        shifted = logits.astype(np.float64) - logits.max()
+        logprob = shifted[token.token_id] - np.log(np.exp(shifted).sum())
+        assert token.logprob == pytest.approx(logprob, abs=1e-4)

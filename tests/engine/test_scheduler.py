@@ -93,7 +93,8 @@ class World:
         assert len(decoding) <= -(-num_decoding // limits.max_in_flight)
         assert len(rows) <= max(limits.max_rows, 1)
         # Decode rows are there before prompts fill up what is left.
-        assert len(microbatch.tokens) <= max(limits.chunk_tokens, len(decoding))
+        # One prompt token goes in any case, or prompts could starve.
+        assert len(microbatch.tokens) <= max(limits.chunk_tokens, len(decoding) + 1)
         assert len({row.sequence for row in rows}) == len(rows)
         if limits.is_deterministic:
             assert len(rows) == 1

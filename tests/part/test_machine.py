@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,20 @@ from partwise.part.machine import (
 from partwise.remote.frame import Frame, FrameKind, Row
 
 VERSION = 7
-ASSIGNED = Assigned("deployment", "part1", VERSION, False)
+WIDTH = 2
+
+
+def assigned(*, is_last: bool = False) -> Assigned:
+    return Assigned(
+        part="part1",
+        plan_version=VERSION,
+        is_last=is_last,
+        input_dtype=np.dtype(np.float32),
+        input_widths=(WIDTH,),
+    )
+
+
+ASSIGNED = assigned()
 
 
 def forward(*rows: tuple[int, int, int], step: int = 1, version: int = VERSION) -> Frame:
@@ -41,12 +56,13 @@ def forward(*rows: tuple[int, int, int], step: int = 1, version: int = VERSION) 
         microbatch=step,
         step=step,
         rows=tuple(Row(*row) for row in rows),
+        tensors=(np.zeros((sum(row[2] for row in rows), WIDTH), np.float32),),
     )
 
 
 def serving(*, is_last: bool = False) -> PartMachine:
     machine = PartMachine()
-    machine.handle(Assigned("deployment", "part1", VERSION, is_last))
+    machine.handle(assigned(is_last=is_last))
     machine.handle(LoadDone())
     if not is_last:
         machine.handle(NextReached())
@@ -287,3 +303,44 @@ def test_whatever_comes_each_frame_is_computed_once_in_order_and_consumed_once(
     for frame in walk.received:
         expected = 0 if id(frame) in walk.abandoned else 1
         assert walk.consumed[id(frame)] == expected
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        (),
+        (np.zeros((3, WIDTH), np.float32),) * 2,
+        (np.zeros((2, WIDTH), np.float32),),
+        (np.zeros((3, WIDTH + 1), np.float32),),
+        (np.zeros(3, np.int64),),
+        (np.zeros((3, WIDTH), np.float16),),
+    ],
+    ids=["none", "two", "too few tokens", "too wide", "ids", "another dtype"],
+)
+def test_tensors_that_the_part_does_not_compute_on_are_refused(
+    tensors: tuple[np.ndarray, ...],
+) -> None:
+    machine = serving()
+    frame = msgspec.structs.replace(forward((0, 0, 3)), tensors=tensors)
+    assert kinds(machine.handle(Received(frame))) == [Refuse, Consume]
+    assert kinds(machine.handle(Received(forward((0, 0, 3))))) == [Compute], "nothing was taken"
+
+
+def test_a_frame_of_known_and_new_rows_is_refused_whole() -> None:
+    machine = serving()
+    machine.handle(Received(forward((0, 0, 3))))
+    assert kinds(machine.handle(Received(forward((0, 0, 3), (1, 0, 2))))) == [Refuse, Consume]
+    assert machine.handle(Received(forward((1, 0, 2)))) == [], "it waits: nothing was dropped"
+
+
+def test_two_rows_of_one_sequence_follow_each_other() -> None:
+    machine = serving()
+    assert kinds(machine.handle(Received(forward((0, 0, 3), (0, 0, 3))))) == [Refuse, Consume]
+    assert kinds(machine.handle(Received(forward((0, 0, 3), (0, 3, 1))))) == [Compute]
+
+
+def test_what_breaks_after_the_coordinator_left_leaves_the_server_free() -> None:
+    machine = serving()
+    machine.handle(Unassigned())
+    assert machine.handle(Broken()) == []
+    assert machine.phase is Phase.IDLE

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
 from partwise.distributor import balance_layers, encode_plan
+from partwise.distributor.plan import Member, NeuronShare, Part, Stage
 from partwise.errors import LinkClosed
 from partwise.model import open_model
 from partwise.remote.authenticate import Hello
@@ -46,7 +48,7 @@ class Client:
         self.frames: list[Frame] = []
 
     def tell(self, message: Message) -> None:
-        self.link.send(message_frame(message))
+        self.link.send(message_frame(message, VERSION))
 
     def wait(self, is_wanted: Callable[[Frame], bool]) -> Frame:
         """The next frame that is wanted; what comes before it is dropped."""
@@ -86,7 +88,6 @@ class Client:
                 part=part,
                 model_path=str(path),
                 threads=1,
-                deterministic=False,
             )
         )
 
@@ -220,7 +221,7 @@ def test_a_plan_that_cannot_be_held_is_told_and_the_server_stays(
         client.tell(
             Assign(
                 deployment="d", plan=b"{}", part="part0", model_path="m", threads=1,
-                deterministic=False,
+
             )
         )  # fmt: skip
         assert client.hear(Failed).error == "PlanError"
@@ -240,7 +241,7 @@ def test_a_missing_model_is_told_with_its_path(tiny_llama: Path, tmp_path: Path)
         client.tell(
             Assign(
                 deployment="d", plan=plan, part="part0", model_path=str(missing), threads=1,
-                deterministic=False,
+
             )
         )  # fmt: skip
         failed = client.hear(Failed)
@@ -335,4 +336,30 @@ def test_a_coordinator_that_leaves_frees_the_server_between_two_layers(tiny_llam
         client = retry_until_free(servers, tiny_llama)
         client.link.send(step(70))
         assert client.result() == [71]
+        client.close()
+
+
+def test_a_plan_that_splits_a_layer_is_refused_by_the_server_too(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama)
+    count = next(kind.count for kind in model.layers[1].neuron_kinds)
+    name = model.layers[1].neuron_kinds[0].name
+    whole = balance_layers(model, ["server"], plan_version=VERSION)
+    shares = tuple(
+        Member(part=part, neurons=(NeuronShare(kind=name, ranges=((start, stop),)),))
+        for part, start, stop in (("part0", 0, 1), ("part1", 1, count))
+    )
+    split = msgspec.structs.replace(
+        whole,
+        stages=(Stage(start=0, stop=len(model.layers), members=shares),),
+        parts=(Part(name="part0", server="server"), Part(name="part1", server="other")),
+    )
+    with serving() as servers:
+        client = Client(servers)
+        client.tell(
+            Assign(
+                deployment="d", plan=encode_plan(split), part="part0", model_path=str(tiny_llama),
+                threads=1,
+            )
+        )  # fmt: skip
+        assert client.hear(Failed).error == "PlanError"
         client.close()

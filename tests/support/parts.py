@@ -102,7 +102,6 @@ class Parts:
             model_path=str(path),
             addresses=self.servers.addresses,
             threads=1,
-            is_deterministic=limits.is_deterministic,
             on_progress=lambda done, total: None,
             explain=lambda server: "",
         )
@@ -170,6 +169,7 @@ class CountingRunner:
         stage = options.plan.stage_of(options.part)
         self._part = options.part
         self._is_last = stage == options.plan.stages[-1]
+        self._width = options.model.hidden_size
         self._on_pass = on_pass
         self._num_passes = 0
         self.released: list[int] = []
@@ -183,7 +183,7 @@ class CountingRunner:
         between_layers()
         ids = np.asarray(inputs[0]).reshape(len(inputs[0]), -1)[:, 0]
         if not self._is_last:
-            return (np.repeat(ids.astype(np.float32)[:, None], 8, axis=1),)
+            return (np.repeat(ids.astype(np.float32)[:, None], self._width, axis=1),)
         ends = np.cumsum([row.num_tokens for row in rows]) - 1
         asks = [bool(row.flags & RowFlag.PICK) for row in rows]
         return (ids[ends[asks]].astype(np.int64) + 1,)

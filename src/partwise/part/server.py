@@ -71,7 +71,8 @@ from partwise.remote.transport import Address, Listener, Transport
 from partwise.store import Store
 
 IDLE_POLL_S = 1.0
-MAX_REFUSED = 16
+MAX_REFUSED, REFUSED_S = 16, 2.0
+"""How many clients may be reading why they were refused, and for how long."""
 _PROMPT = int(RowFlag.PROMPT)
 STALL_S = 30.0
 """A link on which nothing moves for so long, with data waiting, is given up."""
@@ -100,7 +101,7 @@ class PartServer:
         self._coordinator: Link | None = None
         self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
         self._inbound: set[Link] = set()
-        self._refused: set[Link] = set()  # told why; they close
+        self._refused: dict[Link, float] = {}  # told why; until when they may read it
         self._next: Link | None = None
         self._assign: Assign | None = None
         self._plan: Plan | None = None
@@ -166,8 +167,8 @@ class PartServer:
         if len(self._refused) >= MAX_REFUSED:
             link.close()
             return
-        # Closing now, with its first message unread, could destroy ours: it closes.
-        self._refused.add(link)
+        # Closing now, with its first message unread, could destroy ours.
+        self._refused[link] = time.monotonic() + REFUSED_S
         self._poller.add_link(link)
 
     def _accept_part(self, hello: Hello, channel: Channel) -> None:
@@ -192,7 +193,7 @@ class PartServer:
                 )
             )
         elif link in self._refused:
-            self._refused.discard(link)
+            del self._refused[link]
         else:
             # The part before may be replaced: this one keeps what it holds, and the
             # coordinator, which sees that part's end itself, decides.
@@ -201,6 +202,9 @@ class PartServer:
     def _give_up_stalled(self) -> None:
         now_s = time.monotonic()
         self._next_check_s = now_s + IDLE_POLL_S
+        for refused in [link for link, stop_s in self._refused.items() if now_s > stop_s]:
+            del self._refused[refused]
+            self._poller.remove(refused)
         for link in (self._next, self._coordinator):
             if link and link.has_output and now_s - link.last_progress_s > STALL_S:
                 text = (
