@@ -168,6 +168,16 @@ def test_a_plan_says_which_server_holds_what(
     assert servers[1:] == list(swapped)
 
 
+def test_an_answer_that_the_context_cuts_short_is_announced(generate) -> None:
+    prompt = "x" * 508
+    out, err = generate(prompt, "--raw", "--max-tokens", "4", "--json")
+    assert "note:" not in err
+    out, err = generate(prompt, "--raw", "--max-tokens", "1000", "--json")
+    assert len(json.loads(out)["token_ids"]) <= 4
+    note = "note: at most 4 tokens instead of 1,000: the prompt has 508, the context of"
+    assert err.count(note) == 1
+
+
 def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixture[str]) -> None:
     near, far = Address("127.0.0.1", 7), Address("10.0.0.5", 7)
     warn_of_plain_text(SimpleNamespace(addresses={"a": near}))
@@ -202,6 +212,7 @@ def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixtur
         ),
         (["--plan", "PLAN"], "the plan is for servers that listen: give --servers a:1,b:2"),
         (["--plan", "PLAN", "--parts", "3"], "3 parts and a plan of 2"),
+        (["--servers", "127.0.0.1:1,b:2", "--token-file", "t"], "this machine alone and b:2 is"),
     ],
 )
 def test_options_that_mean_nothing_are_wrong_usage(

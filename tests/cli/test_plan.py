@@ -72,6 +72,32 @@ def test_the_plan_written_is_one_for_the_model(directory: Path, tmp_path: Path) 
     assert len(plan.parts) == 2
 
 
+def test_a_plan_for_servers_that_listen_names_them(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    words = ["plan", str(directory), "--servers", "10.0.0.5:7070, [fd00::6]:7070", "--out", out]
+    assert main([str(word) for word in words]) == 0
+    assert [part.server for part in read_plan(out).parts] == ["10.0.0.5:7070", "[fd00::6]:7070"]
+    table = capsys.readouterr().out.splitlines()
+    assert table[4].startswith("10.0.0.5:7070   part0")
+    assert "2 parts" in table[0]
+
+
+def test_generate_takes_the_plan_for_the_servers_that_it_names(
+    tiny_llama: Path, thread_servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    servers = ",".join(thread_servers.addresses[::-1])
+    assert main(["plan", str(tiny_llama), "--servers", servers, "--out", str(out)]) == 0
+    words = ["generate", str(tiny_llama), "hi", "--max-tokens", "2", "--plan", str(out)]
+    capsys.readouterr()
+    assert main([*words, *thread_servers.options]) == 0
+    rows = [line.split() for line in capsys.readouterr().err.splitlines()]
+    used = [row[1] for row in rows if row and row[0] in ("part0", "part1")]
+    assert used == list(thread_servers.addresses[::-1])
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -85,7 +111,11 @@ def test_the_plan_written_is_one_for_the_model(directory: Path, tmp_path: Path) 
         (["--parts", "2", "--sequences", "-1"], 2, "--sequences is -1, it must be at least 1"),
         (["--parts", "2", "--context", "5001"], 2, "--context is 5001, tiny reads 5000 tokens"),
         (["--parts", "2", "--out", "/absent/plan.json"], 1, "cannot write the plan to /absent"),
-        ([], 2, "--parts"),
+        ([], 2, "one of the arguments --parts --servers is required"),
+        (["--parts", "2", "--servers", "a:1,b:2"], 2, "not allowed with"),
+        (["--servers", "a:1,b"], 2, "'b' is not HOST:PORT"),
+        (["--servers", "a:1,a:1"], 2, "a server is given twice in a:1,a:1"),
+        (["--servers", "127.0.0.1:1,a:1"], 2, "127.0.0.1:1 is an address of this machine alone"),
     ],
 )
 def test_bad_input_is_one_line(

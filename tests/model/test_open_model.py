@@ -95,6 +95,36 @@ def test_a_model_saved_by_transformers_is_described(tmp_path: Path) -> None:
     assert open_model(tmp_path / "sharded").fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_gpt2"])
+def test_the_fingerprint_changes_with_what_a_runner_reads_of_the_config_alone(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source: Path = request.getfixturevalue(family)
+    (tmp_path / "model.safetensors").symlink_to(source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+
+    def fingerprint(**changes: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        return open_model(tmp_path).fingerprint
+
+    unchanged = fingerprint()
+    others = {
+        fingerprint(rope_theta=500_000.0),
+        fingerprint(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+        fingerprint(rms_norm_eps=1e-3),
+        fingerprint(activation_function="relu"),
+    }
+    assert len(others - {unchanged}) == 4
+    assert unchanged == fingerprint(
+        _name_or_path="elsewhere", transformers_version="0", torch_dtype="float16",
+        dtype="bfloat16", use_cache=False,
+    )  # fmt: skip
+    names = [*config["architectures"], "OtherForCausalLM"]
+    assert fingerprint(architectures=names) == fingerprint(architectures=names[::-1])
+    config = dict(reversed(config.items()))
+    assert fingerprint() == unchanged
+
+
 def test_an_unknown_architecture_is_named_before_weights_are_looked_for(tmp_path: Path) -> None:
     config = {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
     (tmp_path / "config.json").write_text(json.dumps(config))

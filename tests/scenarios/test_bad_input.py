@@ -133,6 +133,15 @@ def test_a_plan_for_another_model_is_refused(
     assert "the plan is for another model" in line
 
 
+def test_a_plan_for_the_model_with_another_config_is_refused(
+    fail, tiny_llama: Path, model: Path, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, local_plan(tiny_llama))
+    edit_json(model / "config.json", rope_theta=77.0, rope_parameters=None)
+    line = fail("generate", model, "hi", "--plan", plan)
+    assert "the plan is for another model" in line
+
+
 @pytest.mark.parametrize(("shift", "says"), [(1, "has a gap"), (-1, "overlaps")])
 def test_a_plan_with_a_gap_or_an_overlap_is_refused(
     fail, tiny_llama: Path, tmp_path: Path, shift: int, says: str

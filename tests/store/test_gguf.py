@@ -265,6 +265,20 @@ def test_an_existing_directory_is_not_touched(tiny_llama: Path, tmp_path: Path) 
     assert not list((tmp_path / "m").iterdir())
 
 
+@pytest.mark.parametrize("step", ["_read_header", "_load_network", "_load_tokenizer"])
+def test_a_source_that_cannot_be_read_to_its_end_is_named(
+    step: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    source = write_gguf(tiny_llama, tmp_path / "m.gguf")
+    monkeypatch.setattr(gguf_module, step, fail)
+    with pytest.raises(StoreError, match=f"cannot read {source}: Input/output error"):
+        import_gguf(source, tmp_path / "out" / "m")
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_an_interrupted_import_leaves_nothing(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

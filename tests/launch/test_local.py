@@ -1,0 +1,72 @@
+"""Servers of this machine that do not get so far as to listen."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from partwise.errors import LaunchError
+from partwise.launch import local
+from partwise.launch.local import LocalServers
+from partwise.remote.authenticate import new_token
+
+pytestmark = pytest.mark.usefixtures("started")
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers keep their logs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_server_that_dies_before_it_listens_is_reported_with_its_last_words(
+    folders: Path,
+) -> None:
+    servers = LocalServers("LlamaForCausalLM", new_token())
+    try:
+        # Not an error that it expects, as of a full table of descriptors.
+        with pytest.raises(LaunchError, match=r"server 'b' did not start: .*negative CPU"):
+            servers.start(["a", "b"], [(), (-1,)])
+    finally:
+        servers.close()
+    assert not list(folders.iterdir())
+
+
+def test_a_fork_server_that_cannot_be_started_leaves_nothing(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(LaunchError, match="cannot start servers on this machine: Resource temp"):
+        LocalServers("LlamaForCausalLM", new_token())
+    assert not list(folders.iterdir())
+
+
+def test_a_fork_server_that_takes_no_word_is_ended(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def start(*args, **kwargs) -> subprocess.Popen[bytes]:
+        started.append(original(*args, **kwargs))
+        return started[-1]
+
+    def fail(self: LocalServers, message: object) -> None:
+        raise LaunchError("the servers did not start: broken")
+
+    monkeypatch.setattr(local.subprocess, "Popen", start)
+    monkeypatch.setattr(LocalServers, "_send", fail)
+    with pytest.raises(LaunchError, match="broken"):
+        LocalServers("LlamaForCausalLM", new_token())
+    (process,) = started
+    assert process.returncode is not None
+    assert process.stdin.closed
+    assert process.stdout.closed
+    assert not list(folders.iterdir())

@@ -1,0 +1,125 @@
+"""What deploying asks of the servers, as they see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import partwise
+from partwise import deployment
+from partwise.errors import UsageError
+from partwise.part.runner import Runner, RunnerOptions
+from partwise.remote.authenticate import new_token
+from partwise.remote.tcp import TcpTransport
+from partwise.remote.transport import Address
+from support.parts import Servers, counting_runner
+
+NUM_PROCESSORS = 8
+
+
+class Recording:
+    """Servers in threads; ``threads`` are what each of their parts was told to use."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+        self._servers: list[Servers] = []
+
+    def start(self, names: Sequence[str], token: bytes) -> dict[str, Address]:
+        self._servers.append(Servers(names, TcpTransport(token), self._make_runner))
+        return self._servers[-1].addresses
+
+    def _make_runner(self, options: RunnerOptions) -> Runner:
+        self.threads.append(options.threads)
+        return counting_runner()(options)
+
+    def stop(self) -> None:
+        for servers in self._servers:
+            servers.stop()
+            servers.join()
+
+
+@pytest.fixture
+def recording() -> Iterator[Recording]:
+    recording = Recording()
+    yield recording
+    recording.stop()
+
+
+@pytest.fixture
+def local(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> Recording:
+    """Servers that `deploy` takes for processes of this machine."""
+
+    class Local:
+        def __init__(self, architecture: str, token: bytes) -> None:
+            self._token = token
+
+        def start(self, names: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
+            return recording.start(names, self._token)
+
+        def explain(self, server: str) -> str:
+            return ""
+
+        def close(self) -> None:
+            """The fixture stops them."""
+
+    monkeypatch.setattr(deployment, "LocalServers", Local)
+    monkeypatch.setattr(deployment, "_num_processors", lambda: NUM_PROCESSORS)
+    return recording
+
+
+THREADS = [
+    ({}, NUM_PROCESSORS // 2, 0),
+    ({"is_deterministic": True}, 1, 1),
+    ({"is_deterministic": True, "threads": 3}, 3, 3),
+    ({"threads": 3}, 3, 3),
+]
+
+
+@pytest.mark.parametrize(("asked", "used", "_"), THREADS)
+def test_local_servers_share_the_processors_unless_bits_must_not_depend_on_them(
+    asked: dict[str, Any], used: int, _: int, local: Recording, tiny_llama: Path
+) -> None:
+    with partwise.deploy(tiny_llama, parts=2, options=partwise.DeployOptions(**asked)):
+        assert local.threads == [used, used]
+
+
+@pytest.mark.parametrize(("asked", "_", "used"), THREADS)
+def test_servers_that_listen_decide_unless_bits_must_not_depend_on_them(
+    asked: dict[str, Any], _: int, used: int, recording: Recording, tiny_llama: Path, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_bytes(new_token())
+    addresses = recording.start(["first", "second"], token_file.read_bytes())
+    servers = [str(address) for address in addresses.values()]
+    options = partwise.DeployOptions(token_file=token_file, **asked)
+    with partwise.deploy(tiny_llama, servers=servers, options=options):
+        assert recording.threads == [used, used]
+
+
+def test_an_answer_says_how_many_tokens_the_context_leaves(
+    local: Recording, tiny_llama: Path
+) -> None:
+    with partwise.deploy(tiny_llama) as net:
+        room = net.model.context_tokens - 500
+        answers = [net.generate("x" * 500, max_tokens=n, chat=False) for n in (room, room + 1)]
+        for answer in answers:
+            answer.cancel()
+    assert [answer.max_tokens for answer in answers] == [room, room]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("threads", -1, "threads is -1, it must be at least 0: give 0 or more"),
+        ("max_in_flight", -2, "max_in_flight is -2, it must be at least 0"),
+        ("chunk_tokens", 0, "chunk_tokens is 0, it must be at least 1"),
+        ("step_timeout_s", 0.0, "step_timeout_s is 0, it must be above 0"),
+        ("step_timeout_s", float("nan"), "step_timeout_s is nan"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_wrong_usage(name: str, value: float, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        partwise.DeployOptions(**{name: value})

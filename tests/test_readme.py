@@ -1,0 +1,94 @@
+"""The README tells the truth: its Python runs, its commands run, its tree exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from partwise.cli.main import build_parser, load_commands, main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def code_blocks(language: str) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in blocks if name == language]
+
+
+def commands() -> list[list[str]]:
+    """The words of every partwise command, without the first."""
+    lines = [shlex.split(line, comments=True) for block in code_blocks("sh")
+             for line in block.splitlines()]  # fmt: skip
+    return [words[1:] for words in lines if words[:1] == ["partwise"]]
+
+
+def local_commands() -> list[list[str]]:
+    """Those that need no second machine."""
+    return [words for words in commands() if any(word.startswith("models/") for word in words)]
+
+
+def tree() -> list[str]:
+    """The paths that the tree names, from the root of the checkout."""
+    (drawn,) = (block for block in code_blocks("") if "├──" in block)
+    paths, folders = [], []
+    for line in drawn.splitlines():
+        if not (found := re.match(r"([│├└─ ]*)([\w./-]+)", line)):
+            continue
+        depth, name = len(found[1]) // 4, found[2]
+        folders = [*folders[:depth], name]
+        paths.append("/".join(folder.rstrip("/") for folder in folders))
+    return paths
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (program,) = code_blocks("python")
+    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "Paris" in said
+    assert "part2" in said
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(local_commands()) >= 4
+    assert len(commands()) >= 6
+    assert {words[0] for words in commands()} >= {"model", "plan", "generate", "server"}
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_of_the_readme_has_the_options_that_it_shows(words: list[str]) -> None:
+    build_parser(load_commands()).parse_args(words)
+
+
+@pytest.mark.parametrize(
+    "words", [words for words in local_commands() if words[0] != "generate"], ids=" ".join
+)
+def test_a_command_of_the_readme_that_starts_no_server_runs(
+    words: list[str], smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "models").symlink_to(smollm2.parent)
+    monkeypatch.chdir(tmp_path)  # a command may write a file
+    assert main(words) == 0
+
+
+def test_a_generating_command_of_the_readme_runs(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (words,) = (words for words in local_commands() if "--json" in words)
+    assert main([*words, "--max-tokens", "4"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["token_ids"]) == 4
+
+
+def test_what_the_tree_of_the_readme_names_exists() -> None:
+    paths = tree()
+    assert "src/partwise/model/families" in paths
+    assert "bench" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
