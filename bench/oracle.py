@@ -12,12 +12,11 @@ SmolLM2 and a random model of each family, on several numbers of parts:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,76 +24,11 @@ import numpy as np
 
 import partwise
 from harness import SMOLLM2, has_defaults, report
-from oracle_cases import Case, Reference, make_cases, run_transformers
+from oracle_cases import Case, make_cases, run_transformers
+from oracle_comparison import Comparison, Reference
 from partwise.cli.format import format_table
 
-BOUND = 1e-4
-"""Largest difference of a logit, and the gap within which two logits count as tied."""
 MODES = {"batched": False, "deterministic": True}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tie:
-    """Where another id was picked because the reference's two best logits are tied."""
-
-    sequence: int
-    step: int
-    reference_id: int
-    picked_id: int
-    gap: float
-
-
-@dataclass(slots=True, kw_only=True)
-class Comparison:
-    """What one run of all prompts differs in. ``digests`` are of each sequence's logits."""
-
-    model: str
-    parts: int
-    mode: str
-    max_abs_difference: float = 0.0
-    num_steps: int = 0
-    num_wrong_ids: int = 0
-    ties: list[Tie] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-
-    @property
-    def is_within_bounds(self) -> bool:
-        # NaN is not within any bound.
-        return self.max_abs_difference <= BOUND and not self.num_wrong_ids and self.num_steps > 0
-
-    def add(self, number: int, reference: Reference, tokens: Iterable[partwise.Token]) -> None:
-        """Compare sequence ``number`` up to its first other id."""
-        digest = hashlib.sha256()
-        is_same, step = True, -1
-        for step, token in enumerate(tokens):
-            assert token.logits is not None
-            digest.update(token.logits.tobytes())
-            if is_same and step < len(reference.ids):
-                is_same = self._add_step(number, step, reference, token)
-        if is_same and step + 1 != len(reference.ids):
-            self.num_wrong_ids += 1
-        self.digests.append(digest.hexdigest())
-
-    def _add_step(
-        self, number: int, step: int, reference: Reference, token: partwise.Token
-    ) -> bool:
-        """Compare one step; whether it picked the reference's id."""
-        expected_V, expected_id = reference.logits[step], reference.ids[step]
-        difference = np.abs(token.logits - expected_V).max()
-        self.max_abs_difference = float(np.maximum(self.max_abs_difference, difference))
-        self.num_steps += 1
-        if token.token_id == expected_id:
-            return True
-        gap = float(expected_V[expected_id] - expected_V[token.token_id])
-        if gap <= BOUND:
-            tie = Tie(
-                sequence=number, step=step, reference_id=expected_id,
-                picked_id=token.token_id, gap=gap,
-            )  # fmt: skip
-            self.ties.append(tie)
-        else:
-            self.num_wrong_ids += 1
-        return False
 
 
 def compare(
@@ -110,8 +44,7 @@ def compare(
             )
             for prompt in case.prompts
         ]
-        for number, (reference, generation) in enumerate(zip(references, generations, strict=True)):
-            comparison.add(number, reference, generation)
+        comparison.add_all(references, generations)
     return comparison
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from oracle_comparison import Reference
 from partwise.engine.text import Text
-
-Logits = npt.NDArray[np.float32]
 
 MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS = 20, 300
 RANDOM_PROMPT_TOKENS = 200
@@ -41,14 +39,6 @@ class Case:
     name: str
     path: Path
     prompts: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """What transformers generated for one prompt: T ids and their logits, (T, V)."""
-
-    ids: tuple[int, ...]
-    logits: Logits
 
 
 def make_cases(folder: Path, smollm2: Path, num_prompts: int) -> list[Case]:
@@ -144,16 +134,22 @@ def save(network_class: Any, config: Any, folder: Path, seed: int) -> Path:
 
 def run_transformers(case: Case, num_tokens: int) -> list[Reference]:
     """Greedy generation of every prompt of ``case`` on its own."""
+    network = load_network(case.path)
+    return [generate(network, prompt, num_tokens) for prompt in case.prompts]
+
+
+def load_network(path: Path) -> Any:
+    """The whole model as transformers runs it, in fp32; from now on torch uses one thread."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     torch.set_num_threads(1)
-    network = AutoModelForCausalLM.from_pretrained(case.path, dtype=torch.float32)
+    network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     # Every sequence runs to its full length, and no id is suppressed for that.
     network.generation_config.eos_token_id = None
-    return [generate(network, prompt, num_tokens) for prompt in case.prompts]
+    return network
 
 
 def generate(network: Any, prompt: Sequence[int], num_tokens: int) -> Reference:

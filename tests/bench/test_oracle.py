@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import partwise
-from oracle import BOUND, Comparison, bit_equal_parts, summarize
-from oracle_cases import Reference
+from oracle import bit_equal_parts, summarize
+from oracle_comparison import BOUND, Comparison, Reference
 
 LOGITS = np.array([[0, 5, 1], [3, 3 - BOUND / 2, 0], [0, 1, 4]], np.float32)
 REFERENCE = Reference(ids=(1, 0, 2), logits=LOGITS)

@@ -1,72 +1,51 @@
-"""The one-process model as the oracle: what transformers computes, compared with the parts."""
+"""The one-process model as the oracle: what transformers computes, compared with the parts.
+
+The comparison and its bounds are those of bench/oracle.py; nothing is judged here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from partwise.engine.sequence import Token
+from oracle_cases import generate, load_network
+from oracle_comparison import Comparison, Reference
+from support.parts import Parts, Setting
 
-TOLERANCE = 1e-4
-"""How far logits may be from transformers', and how close two of them are a tie."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """How far generated tokens are from what the oracle says of the same prefix."""
-
-    largest_gap: float
-    wrong_ids: tuple[tuple[int, int], ...]  # (prompt, step), ties not counted
-
-    def check(self) -> None:
-        """Fail unless the parts computed what the oracle computes."""
-        assert self.largest_gap <= TOLERANCE, f"logits differ by {self.largest_gap:g}"
-        assert not self.wrong_ids, f"other ids at (prompt, step) {self.wrong_ids}"
+Prompt = Sequence[int]
 
 
-def load_oracle(path: Path) -> Any:
-    """The whole model as transformers runs it, fp32, eager attention."""
-    from transformers import AutoModelForCausalLM
+class Oracle:
+    """The models of transformers and what they generate, each loaded and computed once."""
 
-    network = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager"
-    )
-    return network.eval()
+    def __init__(self) -> None:
+        self._networks: dict[Path, Any] = {}
+        self._references: dict[tuple[Path, tuple[int, ...], int], Reference] = {}
 
+    def references(self, path: Path, prompts: Sequence[Prompt], num_tokens: int) -> list[Reference]:
+        """What transformers generates for each prompt by itself."""
+        return [self._reference(path, tuple(prompt), num_tokens) for prompt in prompts]
 
-@torch.inference_mode()
-def oracle_logits(network: Any, prompt: Sequence[int], generated: Sequence[int]) -> np.ndarray:
-    """The logits after which each of ``generated`` was picked, from one pass without a cache."""
-    ids = torch.tensor([[*prompt, *generated[:-1]]])
-    logits = network(ids, use_cache=False).logits
-    return np.asarray(logits[0, len(prompt) - 1 :].numpy())
+    def compare(
+        self, path: Path, prompts: Sequence[Prompt], num_tokens: int, setting: Setting
+    ) -> Comparison:
+        """Run all prompts at once on parts, and compare every step."""
+        references = self.references(path, prompts, num_tokens)
+        comparison = Comparison(model=path.name, parts=setting.num_parts, mode="batched")
+        with Parts(path, setting) as parts:
+            comparison.add_all(references, parts.generate(prompts, num_tokens))
+        return comparison
 
-
-def compare(
-    network: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Token]]
-) -> Comparison:
-    """Compare every step of every answer with the oracle on the same prefix.
-
-    The oracle sees the tokens that the parts picked, so that a tie that fell the other way
-    changes nothing after it.
-    """
-    largest_gap = 0.0
-    wrong_ids = []
-    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        assert answer, f"prompt {number} got no token"
-        expected = oracle_logits(network, prompt, [token.token_id for token in answer])
-        for step, (token, logits) in enumerate(zip(answer, expected, strict=True)):
-            assert token.logits is not None
-            largest_gap = max(largest_gap, float(np.abs(token.logits - logits).max()))
-            best, second = np.sort(logits)[:-3:-1]
-            if token.token_id != int(logits.argmax()) and best - second > TOLERANCE:
-                wrong_ids.append((number, step))
-    return Comparison(largest_gap=largest_gap, wrong_ids=tuple(wrong_ids))
+    def _reference(self, path: Path, prompt: tuple[int, ...], num_tokens: int) -> Reference:
+        if path not in self._networks:
+            self._networks[path] = load_network(path)
+        key = (path, prompt, num_tokens)
+        if key not in self._references:
+            self._references[key] = generate(self._networks[path], prompt, num_tokens)
+        return self._references[key]
 
 
 def random_prompts(*lengths: int, seed: int = 0, vocab_size: int = 380) -> list[list[int]]:
