@@ -1,11 +1,27 @@
-"""The cost of any run of layers on any server, from prefix sums."""
+"""The cost of any run of layers on any server, from prefix sums.
+
+What a strategy searches with: layers whole, one precision, no hops. A plan of such parts,
+one a server, is predicted by `cost.py` to cost the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from partwise.cluster.description import Cluster
+from partwise.distributor.footprint import count_tokens, measure_footprint
+from partwise.distributor.load import measure_layer
+from partwise.distributor.pricing import count_active, split_streams
+from partwise.distributor.range_max import RangeMax
+from partwise.distributor.speed import Sharing, Speed, measure_speed
 from partwise.distributor.workload import Workload
+from partwise.errors import PlanError
 from partwise.model.description import Model
 
 
@@ -13,7 +29,11 @@ class SegmentCosts:
     """Seconds and bytes of layers ``start:stop`` held whole by one server.
 
     ``server_index`` counts ``servers`` (default: those of the cluster, in its order), all of
-    which are taken to be used.
+    which are taken to hold a stage each. Nothing here changes after construction.
+
+    Raises:
+        PlanError: a host gives no rates for the workload's precision.
+        ClusterError: the cluster has no server of one of the names.
     """
 
     def __init__(
@@ -23,17 +43,155 @@ class SegmentCosts:
         workload: Workload,
         servers: Sequence[str] | None = None,
     ) -> None:
-        raise NotImplementedError
+        names = [s.name for s in cluster.servers] if servers is None else list(servers)
+        if not names:
+            raise PlanError("a plan needs at least 1 server, got 0: name one")
+        self.num_layers = len(model.layers)
+        self.memory_limits = [cluster.server(name).memory_bytes for name in names]
+        rows, _ = split_streams(workload.streams, len(names))
+        self._rows = count_tokens(workload) if workload.is_training else rows
+        self._num_transfers = workload.num_transfers
+        self._measure(model, workload)
+        self._speeds = _measure_speeds(cluster, names, workload)
 
     def seconds(self, server_index: int, start: int, stop: int) -> float:
-        """Seconds of one pass; never less for more layers, 0 for none."""
-        raise NotImplementedError
+        """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
+        if start >= stop:
+            return 0.0
+        speed = self._speeds[server_index]
+        read_bytes = self._read[stop] - self._read[start]
+        macs = self._macs[stop] - self._macs[start]
+        work_s = max(
+            read_bytes / speed.bytes_per_s.at(self._working_set[stop] - self._working_set[start]),
+            macs / speed.macs_per_s.at(self._rows),
+        )
+        return work_s + speed.overhead_s(stop - start) * self._num_transfers
+
+    def seconds_to_each_stop(self, server_index: int, start: int) -> NDArray[np.float64]:
+        """`seconds` of ``start:start + 1``, ``start:start + 2`` and so on to the last layer."""
+        speed = self._speeds[server_index]
+        curve = speed.bytes_per_s
+        read_bytes, macs, working_set = (
+            np.array(sums[start + 1 :]) - sums[start]
+            for sums in (self._read, self._macs, self._working_set)
+        )
+        places = np.log(np.maximum(working_set, curve.x[0]))
+        bandwidth = np.interp(places, np.log(curve.x), curve.y)
+        work_s = np.maximum(read_bytes / bandwidth, macs / speed.macs_per_s.at(self._rows))
+        overhead_s = speed.layer_overhead_s * np.arange(1, len(work_s) + 1)
+        overhead_s += speed.call_overhead_s
+        total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
+        return total_s
 
     def bytes(self, start: int, stop: int) -> int:
-        """Memory in bytes; never less for more layers, 0 for none."""
-        raise NotImplementedError
+        """Memory in bytes of layers ``start:stop``: never less for more layers, 0 for none."""
+        if start >= stop:
+            return 0
+        kept = self._kept[stop] - self._kept[start]
+        tied = sum(n for first, last, n in self._tied if start <= first and last < stop)
+        return kept - tied + self._reused.largest(start, stop)
 
     def max_stop(self, server_index: int, start: int, seconds_limit: float) -> int:
-        """The furthest stop with ``seconds <= seconds_limit`` and ``bytes`` within the server's
-        memory; ``start`` where not even one layer is."""
-        raise NotImplementedError
+        """The furthest stop with ``seconds`` up to ``seconds_limit`` and ``bytes`` up to the
+        server's memory; ``start`` where not even one layer is."""
+        stop = self._max_stop_in_time(server_index, start, seconds_limit)
+        limit = self.memory_limits[server_index]
+        if self.bytes(start, stop) <= limit:
+            return stop
+        return self.max_stop_in_memory(limit, start, stop)
+
+    def max_stop_in_memory(self, memory_bytes: int, start: int, stop: int | None = None) -> int:
+        """The furthest stop up to ``stop`` with ``bytes`` up to ``memory_bytes``."""
+        low, high = start, (self.num_layers if stop is None else stop) + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.bytes(start, middle) <= memory_bytes:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _max_stop_in_time(self, server_index: int, start: int, limit_s: float) -> int:
+        low, high = self._bracket(server_index, start, limit_s)
+        if self.seconds(server_index, start, low) > limit_s:
+            low = start
+        if high <= self.num_layers and self.seconds(server_index, start, high) <= limit_s:
+            high = self.num_layers + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.seconds(server_index, start, middle) <= limit_s:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _bracket(self, server_index: int, start: int, limit_s: float) -> tuple[int, int]:
+        """A stop that should be within the limit and one beyond it, close to each other: at the
+        least and the greatest bandwidth, which are one where the working set is large."""
+        speed, n = self._speeds[server_index], self.num_layers
+        budget_s = limit_s - speed.call_overhead_s * self._num_transfers
+        bandwidth, read_bytes = speed.bytes_per_s.y, self._read[start]
+        macs = self._macs[start] + budget_s * speed.macs_per_s.at(self._rows)
+        computed = bisect.bisect_right(self._macs, macs, start)
+        high = min(
+            bisect.bisect_right(self._read, read_bytes + budget_s * bandwidth[0], start), computed
+        )
+        budget_s -= speed.layer_overhead_s * self._num_transfers * (high - start)
+        low = bisect.bisect_right(self._read, read_bytes + budget_s * bandwidth[-1], start)
+        # One step of room on both sides for rounding.
+        return max(start, min(low, high) - 2), min(max(high, start) + 1, n + 1)
+
+    def _measure(self, model: Model, workload: Workload) -> None:
+        loads = [measure_layer(layer) for layer in model.layers]
+        prints = [
+            measure_footprint(layer, load, model.hidden_size, workload)
+            for layer, load in zip(model.layers, loads, strict=True)
+        ]
+        passes = workload.num_passes
+        self._read = _add_up(load.read_bytes(workload, self._rows) * passes for load in loads)
+        self._working_set = _add_up(load.working_set_bytes(workload) for load in loads)
+        self._macs = _add_up(load.macs(workload) * self._rows * passes for load in loads)
+        self._kept = [0, *itertools.accumulate(f.kept_bytes for f in prints)]
+        self._reused = RangeMax([f.reused_bytes for f in prints])
+        self._tied = _find_tied(model, workload)
+
+
+def _add_up(values: Iterable[float]) -> list[float]:
+    """Sums of the first i values. A list: one number of an array takes three times as long."""
+    return [0.0, *itertools.accumulate(values)]
+
+
+def _find_tied(model: Model, workload: Workload) -> list[tuple[int, int, int]]:
+    """(first layer, last layer, bytes) that a part saves if it holds both."""
+    layer_of: dict[str, int] = {}
+    tied = []
+    element_bytes = workload.element_bytes + 12 * workload.is_training
+    for i, layer in enumerate(model.layers):
+        for parameter in layer.parameters:
+            if parameter.alias_of is None:
+                layer_of[parameter.name] = i
+    for i, layer in enumerate(model.layers):
+        for parameter in layer.parameters:
+            if parameter.alias_of is not None:
+                pair = sorted((i, layer_of[parameter.alias_of]))
+                tied.append((pair[0], pair[1], round(parameter.num_elements * element_bytes)))
+    return tied
+
+
+def _measure_speeds(cluster: Cluster, names: Sequence[str], workload: Workload) -> list[Speed]:
+    """Each server's share of its host; equal ones are worked out once."""
+    servers = [cluster.server(name) for name in names]
+    used: Counter[str] = Counter()
+    for server in servers:
+        used[server.host] += server.threads
+    found: dict[tuple[str, int], Speed] = {}
+    for server in servers:
+        key = server.host, server.threads
+        if key not in found:
+            active = count_active(
+                server.threads, used[server.host], workload.streams / len(servers)
+            )
+            sharing = Sharing(active_threads=active, used_threads=used[server.host])
+            host = cluster.host_of(server.name)
+            found[key] = measure_speed(host, server, workload.precision, sharing)
+    return [found[server.host, server.threads] for server in servers]

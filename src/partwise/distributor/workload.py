@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partwise.errors import PlanError
 
@@ -48,3 +48,22 @@ class Workload:
     def num_caches(self) -> int:
         """KV caches that a server holds."""
         return max(self.sequences, self.streams)
+
+    @property
+    def num_passes(self) -> int:
+        """Times that the layers are computed for a token: in training forwards, for the
+        gradient of the input and for that of the weights; a checkpointed layer once more."""
+        return 3 + self.has_checkpointing if self.is_training else 1
+
+    @property
+    def num_transfers(self) -> int:
+        """Times that a cut is crossed: in training back too."""
+        return 2 if self.is_training else 1
+
+    def at_precision(self, precision: str) -> Workload:
+        """The same with weights at ``precision``.
+
+        Raises:
+            PlanError: the precision is not known.
+        """
+        return self if precision == self.precision else replace(self, precision=precision)
