@@ -78,15 +78,32 @@ def read_cluster(path: Path) -> Cluster:
     Raises:
         ClusterError: the file cannot be read, is not TOML, or describes no cluster.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ClusterError(f"cannot read the cluster file {path}: {reason}") from exc
+    text = _read_text(path)
     try:
         return decode_cluster(text)
     except ClusterError as exc:
         raise ClusterError(f"{path}: {exc}") from exc
+
+
+def read_host(path: Path) -> Host:
+    """The one host of a file, whatever else is in it: what a probe writes, or a cluster file.
+
+    Raises:
+        ClusterError: the file cannot be read, is not TOML, or has none or several hosts.
+    """
+    text = _read_text(path)
+    try:
+        tables = _decode(text).tables("hosts")
+        if len(tables) != 1:
+            raise ClusterError(f"the file has {len(tables)} hosts: give a file with 1")
+        return _read_host(tables[0])
+    except ClusterError as exc:
+        raise ClusterError(f"{path}: {exc}") from exc
+
+
+def write_host(host: Host) -> str:
+    """The text of a file that `read_host` reads back as ``host``."""
+    return "\n".join(_write_host(host))
 
 
 def decode_cluster(text: str) -> Cluster:
@@ -96,12 +113,8 @@ def decode_cluster(text: str) -> Cluster:
         ClusterError: it is not TOML, a key is missing, unknown or wrong, or the hosts,
             servers and links contradict each other.
     """
-    try:
-        document = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as exc:
-        raise ClusterError(f"not a cluster file, for it is not TOML: {exc}") from exc
-    table = Table(where="the file", values=document, keys=_FILE_KEYS)
-    loopback = "loopback_link" in document
+    table = _decode(text)
+    loopback = "loopback_link" in table.values
     return Cluster(
         hosts=tuple(_read_host(values) for values in table.tables("hosts")),
         servers=tuple(_read_server(values) for values in table.tables("servers")),
@@ -126,6 +139,22 @@ def write_cluster(cluster: Cluster) -> str:
         between = f"between = [{_quote(a)}, {_quote(b)}]"
         lines += ["[[links]]", between, *_write_speed(speed), ""]
     return "\n".join(lines)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        raise ClusterError(f"cannot read the cluster file {path}: {reason}") from exc
+
+
+def _decode(text: str) -> Table:
+    try:
+        document = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as exc:
+        raise ClusterError(f"not a cluster file, for it is not TOML: {exc}") from exc
+    return Table(where="the file", values=document, keys=_FILE_KEYS)
 
 
 def _read_host(values: Mapping[str, Any]) -> Host:
