@@ -18,7 +18,7 @@ EXAMPLES = ("partwise cluster show home", "partwise cluster show lab.toml --json
 HOST_HEADERS = ("host", "cores", "memory GiB", "cache MiB", "cache GB/s", "memory GB/s", "watts")
 RATE_HEADERS = ("host", "precision", "GMAC/s at 1 row", "GMAC/s at 16 rows", "GMAC/s at 128 rows")
 SERVER_HEADERS = ("server", "host", "threads", "memory GiB")
-LINK_HEADERS = ("link", "GB/s", "round trip us")
+LINK_HEADERS = ("link", "MB/s", "round trip us")
 ROWS = (1, 16, 128)
 
 
@@ -157,7 +157,7 @@ def render(cluster: Cluster) -> str:
     named = {"default": cluster.default_link, "on one host": cluster.loopback_link}
     named |= {f"{a} and {b}": link for (a, b), link in cluster.links.items()}
     links = [
-        (name, link.bandwidth_bytes_per_s / 1e9, link.round_trip_s * 1e6)
+        (name, link.bandwidth_bytes_per_s / 1e6, link.round_trip_s * 1e6)
         for name, link in named.items()
         if link is not None
     ]

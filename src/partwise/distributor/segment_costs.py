@@ -78,8 +78,7 @@ class SegmentCosts:
         places = np.log(np.maximum(working_set, curve.x[0]))
         bandwidth = np.interp(places, np.log(curve.x), curve.y)
         work_s = np.maximum(read_bytes / bandwidth, macs / speed.macs_per_s.at(self._rows))
-        overhead_s = speed.layer_overhead_s * np.arange(1, len(work_s) + 1)
-        overhead_s += speed.call_overhead_s
+        overhead_s = speed.overhead_s(1) + speed.layer_overhead_s * np.arange(len(work_s))
         total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
         return total_s
 
