@@ -11,9 +11,9 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
-from support.planning import Instance, least_by_table, random_instance
 
 from partwise.distributor.min_max import Filling, RunCosts, fill_in_order, split_min_max
+from support.planning import Instance, least_by_table, random_instance
 
 
 def split(costs: RunCosts) -> Filling | None:

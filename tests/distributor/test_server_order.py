@@ -6,11 +6,11 @@ import random
 from itertools import permutations
 
 import pytest
-from support.planning import Instance, least_by_table, random_instance
 
 from partwise.distributor import server_order
 from partwise.distributor.min_max import Filling, fill_in_order
 from partwise.distributor.server_order import climb, find_best_order, is_exact
+from support.planning import Instance, least_by_table, random_instance
 
 
 def check_order(instance: Instance, filling: Filling) -> None:

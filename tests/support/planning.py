@@ -113,9 +113,7 @@ def make_host(name: str, speed: float = 1.0, **changes: Any) -> Host:
     return Host(name=name, **(values | changes))
 
 
-def make_cluster(
-    speeds: Sequence[float], memories_bytes: Sequence[int], **changes: Any
-) -> Cluster:
+def make_cluster(speeds: Sequence[float], memories_bytes: Sequence[int], **changes: Any) -> Cluster:
     """A server s0, s1, ... on a host of its own for each speed and memory."""
     names = [f"s{i}" for i in range(len(speeds))]
     return Cluster(

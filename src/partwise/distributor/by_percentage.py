@@ -48,7 +48,7 @@ def read_percentages(given: Any, servers: Sequence[str]) -> list[float]:
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(servers):
         raise PlanError(f"percentages are {given!r}: give {len(servers)}, for {names}")
     for name, value in zip(servers, given, strict=True):
-        if not isinstance(value, int | float) or not 0 < value <= 100:
+        if type(value) not in {int, float} or not 0 < value <= 100:
             raise PlanError(
                 f"the percentage of server {name!r} is {value!r}: give a number above 0 and at"
                 " most 100, or leave the server out"

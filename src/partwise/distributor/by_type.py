@@ -10,7 +10,7 @@ from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.shares import Ranges, share_out, split_by_weight
-from partwise.errors import PlanError
+from partwise.errors import Infeasible, PlanError
 from partwise.model.description import Layer, Model, NeuronKind
 from partwise.model.families.family import KV_GROUP, MLP_UNIT
 
@@ -35,7 +35,8 @@ def plan(problem: Problem) -> Plan:
 
     Raises:
         PlanError: a kind that the model does not have, or an unknown server.
-        Infeasible: more servers than a layer has neurons of the kind, or too little memory.
+        Infeasible: more servers than a layer has neurons of the kind, tied layers of one stage
+            on different servers, or too little memory.
     """
     model = problem.model
     types = read_types(model, problem.options.get("types"), problem.servers)
@@ -125,12 +126,38 @@ def _build_stage(
     span: tuple[int, int],
     parts: Mapping[str, str],
 ) -> Stage:
+    tied = find_tied(model, span)
+
+    def find_owners(i: int, kind: NeuronKind) -> Sequence[str]:
+        own = types.get(kind.name) or types.get(model.layers[i].kind)
+        if i not in tied:
+            return own or tuple(holders[i])
+        other = types.get(kind.name) or types.get(model.layers[tied[i]].kind)
+        if own and other and set(own) != set(other):
+            raise Infeasible(
+                f"{model.layers[i].name} and {model.layers[tied[i]].name} are tied and in one"
+                f" stage, but for {', '.join(own)} and for {', '.join(other)}: name the same"
+                " servers for both"
+            )
+        return own or other or tuple(parts)
+
     def choose(i: int, kind: NeuronKind) -> Sequence[Ranges]:
-        owners = types.get(kind.name) or types.get(model.layers[i].kind) or tuple(holders[i])
-        owners = tuple(server for server in parts if server in owners)
+        owners = [server for server in parts if server in find_owners(i, kind)]
         shares = split_by_weight([Fraction(1)] * len(owners), {})(i, kind)
         ranges = dict(zip(owners, shares, strict=True))
         return [ranges.get(server, ()) for server in parts]
 
     members = share_out(model, span, list(parts.values()), choose, {})
     return Stage(start=span[0], stop=span[1], members=members)
+
+
+def find_tied(model: Model, span: tuple[int, int]) -> dict[int, int]:
+    """Layers of ``span`` with a parameter that is tied to one of another of them, both ways."""
+    layer_of = {p.name: i for i in range(*span) for p in model.layers[i].parameters}
+    pairs = [
+        (i, layer_of[p.alias_of])
+        for i in range(*span)
+        for p in model.layers[i].parameters
+        if p.alias_of in layer_of
+    ]
+    return dict(pairs) | {other: i for i, other in pairs}

@@ -70,19 +70,24 @@ def _count_more(
 
 
 def _find_precision(problem: Problem) -> list[str]:
-    """The highest lower precision at which the servers can hold the model."""
+    """The highest lower precision at which the servers can hold the model, if they compute it."""
+    hosts = [problem.cluster.host_of(name) for name in problem.servers]
     for precision in LOWER_PRECISIONS:
-        if ELEMENT_BYTES[precision] < problem.workload.element_bytes:
-            workload = replace(problem.workload, precision=precision)
-            costs = SegmentCosts(problem.model, problem.cluster, workload, problem.servers)
-            start = 0
-            for name in problem.servers:
-                memory_bytes, stop = problem.cluster.server(name).memory_bytes, start
-                while stop < len(problem.model.layers) and (
-                    costs.bytes(start, stop + 1) <= memory_bytes
-                ):
-                    stop += 1
-                start = stop
-            if start == len(problem.model.layers):
+        is_lower = ELEMENT_BYTES[precision] < problem.workload.element_bytes
+        if is_lower and all(precision in host.rates for host in hosts):
+            lower = replace(problem, workload=replace(problem.workload, precision=precision))
+            if _is_held(lower):
                 return [precision]
     return []
+
+
+def _is_held(problem: Problem) -> bool:
+    """Whether the servers, filled in turn, can hold all layers."""
+    costs = SegmentCosts(problem.model, problem.cluster, problem.workload, problem.servers)
+    start, num_layers = 0, len(problem.model.layers)
+    for name in problem.servers:
+        memory_bytes, stop = problem.cluster.server(name).memory_bytes, start
+        while stop < num_layers and costs.bytes(start, stop + 1) <= memory_bytes:
+            stop += 1
+        start = stop
+    return start == num_layers
