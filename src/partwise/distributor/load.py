@@ -57,41 +57,32 @@ class Load:
 
 def measure_layer(layer: Layer) -> Load:
     """What ``layer`` asks of the part that holds it whole."""
-    return _scale(layer, layer.num_elements, layer.num_elements, {})
+    num_elements = layer.num_elements
+    return _build(layer, num_elements, num_elements, {})
 
 
 def measure_share(layer: Layer, num_held: int, counts: Mapping[str, int]) -> Load:
     """What ``layer`` asks of a member that holds ``num_held`` of its elements and owns
     ``counts`` neurons, by kind (a kind that is not named: all)."""
-    return _scale(layer, num_held, layer.num_elements, counts)
+    return _build(layer, num_held, layer.num_elements, counts)
 
 
-def _scale(layer: Layer, num_held: int, num_elements: int, counts: Mapping[str, int]) -> Load:
-    def held(count: int) -> int:
-        return count * num_held // max(num_elements, 1)
-
-    def share(kind: str, width: int) -> int:
-        total = _count(layer, kind)
-        return width * counts.get(kind, total) // max(total, 1)
-
-    reads = held(layer.read_elements_per_token)
+def _build(layer: Layer, num_held: int, num_elements: int, counts: Mapping[str, int]) -> Load:
+    """Reads and arithmetic in proportion to the elements held, widths to the neurons."""
+    totals = {kind.name: kind.count for kind in layer.neuron_kinds}
+    groups, units = totals.get(KV_GROUP, 0), totals.get(MLP_UNIT, 0)
+    held_groups, num_groups = counts.get(KV_GROUP, groups), max(groups, 1)
+    # A KV group's widest slice is that of its queries.
+    widths = [a.width for p in layer.parameters for a in p.neurons if a.kind == KV_GROUP]
+    num_elements = max(num_elements, 1)
+    reads = layer.read_elements_per_token * num_held // num_elements
     is_table = layer.kind is LayerKind.EMBEDDING
     return Load(
         weight_elements=num_held,
         pass_read_elements=0 if is_table else reads,
         row_read_elements=reads if is_table else 0,
-        macs_per_row=held(layer.macs_per_token),
-        kv_elements=share(KV_GROUP, layer.kv_elements_per_token),
-        query_width=share(KV_GROUP, _query_width(layer)),
-        mlp_width=share(MLP_UNIT, _count(layer, MLP_UNIT)),
+        macs_per_row=layer.macs_per_token * num_held // num_elements,
+        kv_elements=layer.kv_elements_per_token * held_groups // num_groups,
+        query_width=held_groups * max(widths, default=0),
+        mlp_width=counts.get(MLP_UNIT, units),
     )
-
-
-def _count(layer: Layer, kind: str) -> int:
-    return next((k.count for k in layer.neuron_kinds if k.name == kind), 0)
-
-
-def _query_width(layer: Layer) -> int:
-    """Elements of all query heads: a KV group's widest slice is that of its queries."""
-    widths = [a.width for p in layer.parameters for a in p.neurons if a.kind == KV_GROUP]
-    return _count(layer, KV_GROUP) * max(widths, default=0)

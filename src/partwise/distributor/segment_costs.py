@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from partwise.cluster.description import Cluster
 from partwise.distributor.footprint import count_tokens, measure_footprint
-from partwise.distributor.load import measure_layer
+from partwise.distributor.load import Load, measure_layer
 from partwise.distributor.pricing import count_active, split_streams
 from partwise.distributor.range_max import RangeMax
 from partwise.distributor.speed import Sharing, Speed, measure_speed
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
-from partwise.model.description import Model
+from partwise.model.description import Layer, LayerKind, Model
 
 
 class SegmentCosts:
@@ -53,6 +53,7 @@ class SegmentCosts:
         self._num_transfers = workload.num_transfers
         self._measure(model, workload)
         self._speeds = _measure_speeds(cluster, names, workload)
+        self._macs_per_s = [speed.macs_per_s.at(self._rows) for speed in self._speeds]
 
     def seconds(self, server_index: int, start: int, stop: int) -> float:
         """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
@@ -63,7 +64,7 @@ class SegmentCosts:
         macs = self._macs[stop] - self._macs[start]
         work_s = max(
             read_bytes / speed.bytes_per_s.at(self._working_set[stop] - self._working_set[start]),
-            macs / speed.macs_per_s.at(self._rows),
+            macs / self._macs_per_s[server_index],
         )
         return work_s + speed.overhead_s(stop - start) * self._num_transfers
 
@@ -77,7 +78,7 @@ class SegmentCosts:
         )
         places = np.log(np.maximum(working_set, curve.x[0]))
         bandwidth = np.interp(places, np.log(curve.x), curve.y)
-        work_s = np.maximum(read_bytes / bandwidth, macs / speed.macs_per_s.at(self._rows))
+        work_s = np.maximum(read_bytes / bandwidth, macs / self._macs_per_s[server_index])
         overhead_s = speed.overhead_s(1) + speed.layer_overhead_s * np.arange(len(work_s))
         total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
         return total_s
@@ -125,34 +126,62 @@ class SegmentCosts:
         return low
 
     def _bracket(self, server_index: int, start: int, limit_s: float) -> tuple[int, int]:
-        """A stop that should be within the limit and one beyond it, close to each other: at the
-        least and the greatest bandwidth, which are one where the working set is large."""
-        speed, n = self._speeds[server_index], self.num_layers
+        """A stop that should be within the limit and one beyond it, close to each other.
+
+        From the least and the greatest bandwidth, then from those at the bounds so found,
+        which are one where the working set is large.
+        """
+        speed = self._speeds[server_index]
+        curve, overhead_s = speed.bytes_per_s, speed.layer_overhead_s * self._num_transfers
         budget_s = limit_s - speed.call_overhead_s * self._num_transfers
-        bandwidth, read_bytes = speed.bytes_per_s.y, self._read[start]
-        macs = self._macs[start] + budget_s * speed.macs_per_s.at(self._rows)
+        read_bytes, working_set = self._read[start], self._working_set[start]
+        macs = self._macs[start] + budget_s * self._macs_per_s[server_index]
         computed = bisect.bisect_right(self._macs, macs, start)
-        high = min(
-            bisect.bisect_right(self._read, read_bytes + budget_s * bandwidth[0], start), computed
-        )
-        budget_s -= speed.layer_overhead_s * self._num_transfers * (high - start)
-        low = bisect.bisect_right(self._read, read_bytes + budget_s * bandwidth[-1], start)
+        low, high = start, self.num_layers + 1
+        slow, fast = curve.y[-1], curve.y[0]
+        for _ in range(2):
+            spent_s = budget_s - overhead_s * (low - start)
+            high = bisect.bisect_right(self._read, read_bytes + spent_s * fast, start)
+            high = min(high, computed)
+            spent_s = budget_s - overhead_s * (high - start)
+            low = bisect.bisect_right(self._read, read_bytes + spent_s * slow, start)
+            low = max(start, min(low, high) - 1)
+            fast = curve.at(self._working_set[low] - working_set)
+            slow = curve.at(self._working_set[min(high, self.num_layers)] - working_set)
         # One step of room on both sides for rounding.
-        return max(start, min(low, high) - 2), min(max(high, start) + 1, n + 1)
+        return max(start, low - 1), min(max(high, start) + 1, self.num_layers + 1)
 
     def _measure(self, model: Model, workload: Workload) -> None:
-        loads = [measure_layer(layer) for layer in model.layers]
-        prints = [
-            measure_footprint(layer, load, model.hidden_size, workload)
-            for layer, load in zip(model.layers, loads, strict=True)
-        ]
-        passes = workload.num_passes
-        self._read = _add_up(load.read_bytes(workload, self._rows) * passes for load in loads)
-        self._working_set = _add_up(load.working_set_bytes(workload) for load in loads)
-        self._macs = _add_up(load.macs(workload) * self._rows * passes for load in loads)
-        self._kept = [0, *itertools.accumulate(f.kept_bytes for f in prints)]
-        self._reused = RangeMax([f.reused_bytes for f in prints])
+        measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int]] = {}
+        columns = []
+        for layer in model.layers:
+            key = layer.kind, measure_layer(layer)
+            # Models repeat their blocks: what follows from a load is worked out once.
+            if key not in measured or layer.kind is LayerKind.HEAD:
+                measured[key] = _measure_load(
+                    layer, key[1], model.hidden_size, workload, self._rows
+                )
+            columns.append(measured[key])
+        read, working_set, macs, kept, reused = zip(*columns, strict=True)
+        self._read, self._working_set, self._macs = map(_add_up, (read, working_set, macs))
+        self._kept: list[int] = [0, *itertools.accumulate(kept)]
+        self._reused = RangeMax(reused)
         self._tied = _find_tied(model, workload)
+
+
+def _measure_load(
+    layer: Layer, load: Load, hidden_size: int, workload: Workload, rows: int
+) -> tuple[float, float, float, int, int]:
+    """Bytes read in a pass, working set in bytes, multiply-accumulates of a pass, bytes of
+    memory that add up over layers, bytes that layers take in turns."""
+    footprint = measure_footprint(layer, load, hidden_size, workload)
+    return (
+        load.read_bytes(workload, rows) * workload.num_passes,
+        load.working_set_bytes(workload),
+        load.macs(workload) * rows * workload.num_passes,
+        footprint.kept_bytes,
+        footprint.reused_bytes,
+    )
 
 
 def _add_up(values: Iterable[float]) -> list[float]:
