@@ -26,12 +26,10 @@ def place_parameters(model: Model, stages: Sequence[Stage]) -> tuple[Placement, 
     for parameter, stage in rows:
         if parameter.alias_of is not None and stage not in users[parameter.alias_of]:
             users[parameter.alias_of].append(stage)
-    split_in = {
-        i: split_kinds(stage, i) for stage in stages for i in range(stage.start, stage.stop)
-    }
     return tuple(
-        _place(p, stage_of[i], users.get(p.name, []), split_in[i])
+        _place(p, stage_of[i], users.get(p.name, []), split)
         for i, layer in enumerate(model.layers)
+        for split in (split_kinds(stage_of[i], i),)
         for p in layer.parameters
     )
 

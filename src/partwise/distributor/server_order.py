@@ -22,7 +22,7 @@ from partwise.distributor.min_max import (
 
 MAX_CHOICES = 4096
 """Choices of servers for which the exact search is taken: 8 unequal servers make 256."""
-MAX_TRIED_RUNS = 40_000
+MAX_TRIED_RUNS = 20_000
 """Runs that the inexact search looks at: about a second."""
 
 
