@@ -345,3 +345,12 @@ def test_lower_precision_reads_less(model: Model) -> None:
 def test_an_unknown_server_is_refused(model: Model) -> None:
     with pytest.raises(ClusterError, match="no server 's1'"):
         run(model, cut(model, 3), make_cluster(make_host("h")))
+
+
+def test_a_rate_that_falls_with_rows_is_made_to_rise(model: Model) -> None:
+    dented = Curve(x=(1.0, 4.0), y=(1e8, 1e6))
+    rates = Rates(one_core_macs_per_s=dented, all_cores_macs_per_s=dented)
+    host = replace(make_host("h"), rates={"fp32": rates})
+    [part] = run(model, cut(model), make_cluster(host), replace(ALONE, streams=4)).parts
+    macs = 4 * (4 * (MATRICES + 2 * 16 * 5) + 30 * 16)
+    assert part.compute_s == pytest.approx(macs / 1e8)
