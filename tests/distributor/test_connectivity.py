@@ -14,7 +14,7 @@ from partwise.distributor import hypergraph, verify_plan
 from partwise.distributor.connectivity import own_by_count, plan
 from partwise.distributor.hypergraph import count_sent
 from partwise.distributor.plan import Plan
-from partwise.errors import PlanError
+from partwise.errors import Infeasible, PlanError
 from partwise.model import Model
 from support.planning import make_problem
 from support.sparse import Mask, chain_model, shuffled_blocks
@@ -64,8 +64,17 @@ def test_shuffled_blocks_send_five_times_fewer_activations_than_count() -> None:
     num_by_count = count_by_hand(masks, [[str(part) for part in row] for row in by_count])
     assert count_sent(masks, by_count, NUM_BLOCKS) == num_by_count
     assert num_by_count >= 5 * num_sent
-    assert found.notes == (
-        f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}",
+    assert found.notes[0] == (
+        f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}"
+    )
+    largest = max(
+        sum(int(n) for n, own in zip(mask.sum(axis=1), row, strict=True) if own == part)
+        / int(mask.sum())
+        for mask, row in zip(masks, read_owners(found, masks), strict=True)
+        for part in set(row)
+    )
+    assert found.notes[1] == (
+        f"the fullest server holds {100 * largest:.0f} % of a layer's weights, even would be 12 %"
     )
 
 
@@ -146,6 +155,12 @@ def test_a_model_that_is_no_chain_is_refused(model: Model) -> None:
     given = {"model.embed_tokens.weight": np.zeros((30, 16), dtype=bool)}
     with pytest.raises(PlanError, match=r"model.layers.0 has 7 weight matrices .* follows a chain"):
         plan(make_problem(model, 2, masks=given))
+
+
+def test_more_servers_than_neurons_are_infeasible() -> None:
+    masks = shuffled_blocks(1, 2, 2, share_across=0.0, seed=0)
+    with pytest.raises(Infeasible, match="5 servers are more than the 4 neurons of chain"):
+        plan_chain(masks, 5)
 
 
 def test_a_missing_partitioner_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

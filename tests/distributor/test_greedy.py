@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from partwise.distributor.greedy import fill_budgets, find_budgets, plan
+from partwise.cluster.description import Cluster, LinkSpeed, Server
+from partwise.distributor.greedy import fill_budgets, find_budgets, plan, share_of_cache
 from partwise.distributor.segment_costs import SegmentCosts
 from partwise.errors import Infeasible
 from partwise.model import Model
-from support.planning import GIB, make_cluster, make_problem, pose
+from support.planning import GIB, make_cluster, make_host, make_problem, pose
 
 
 def fewest_parts(sizes: list[int], budget: int) -> int:
@@ -74,6 +76,31 @@ def test_the_cache_is_the_budget_where_it_is_asked_for(model: Model) -> None:
     for i, stage in enumerate(cached.stages):
         assert fits(i, stage.start, stage.stop)
         assert stage.stop == 7 or not fits(i, stage.start, stage.stop + 1)
+
+
+def test_servers_of_one_host_share_its_cache_evenly(model: Model) -> None:
+    cluster = Cluster(
+        hosts=(make_host("a", cache_bytes=1000), make_host("b", cache_bytes=1000)),
+        servers=tuple(
+            Server(name=f"s{i}", host=host, threads=1, memory_bytes=GIB)
+            for i, host in enumerate("aab")
+        ),
+        default_link=LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=1e-4),
+    )
+    problem = pose(model, cluster)
+    assert [share_of_cache(problem, name) for name in problem.servers] == [500, 500, 1000]
+    assert share_of_cache(replace(problem, servers=("s0",)), "s0") == 1000
+
+
+def test_a_lower_precision_is_offered_where_hosts_compute_it_and_it_suffices(model: Model) -> None:
+    rates = make_host("any").rates["fp32"]
+    hosts = {"rates": dict.fromkeys(("fp32", "int8", "int4"), rates)}
+    for share, words in ((0.6, "or int8, or 1 more"), (0.35, "or int4, or"), (0.1, "more, or ")):
+        memory_bytes = round(share * memory_for(model, 0, 7))
+        with pytest.raises(Infeasible) as error:
+            plan(pose(model, make_cluster([1.0], [memory_bytes], **hosts)))
+        assert words in str(error.value)
+    assert "int" not in str(error.value)
 
 
 def test_a_cache_that_nobody_measured_is_named(model: Model) -> None:

@@ -1,7 +1,8 @@
 """The strategy ``connectivity``: neurons that feed each other go to the same server.
 
 It pays on sparse layers only, and follows a chain of linear layers (an MLP); attention mixes
-all of a group's inputs, so a cut inside it saves nothing.
+all of a group's inputs, so a cut inside it saves nothing. It balances the chain, not each
+layer: where that sends less, it cuts between layers too, and the plan's notes say how much.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from partwise.distributor.id_lists import to_ranges
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.shares import round_shares, share_out
-from partwise.errors import PlanError
+from partwise.errors import Infeasible, PlanError
 from partwise.model.description import Layer, Model, Parameter
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def _cut(problem: Problem, masks: Mapping[int, Mask]) -> Plan:
     from partwise.distributor.hypergraph import count_sent, cut_neurons
 
     chain, num_parts = list(masks.values()), len(problem.servers)
+    num_neurons = sum(map(len, chain))
+    if num_parts > num_neurons:
+        raise Infeasible(
+            f"{num_parts} servers are more than the {num_neurons} neurons of"
+            f" {problem.model.name}: give {num_neurons} servers or fewer"
+        )
     owners = cut_neurons(
         chain,
         num_parts,
@@ -79,8 +86,26 @@ def _cut(problem: Problem, masks: Mapping[int, Mask]) -> Plan:
         {},
     )
     stage = Stage(start=0, stop=len(problem.model.layers), members=members)
-    note = f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}"
-    return build_plan(problem, NAME, (stage,), problem.servers, [note])
+    notes = [
+        f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}",
+        f"the fullest server holds {100 * find_largest_share(chain, owners):.0f} % of a layer's"
+        f" weights, even would be {100 / num_parts:.0f} %",
+    ]
+    return build_plan(problem, NAME, (stage,), problem.servers, notes)
+
+
+def find_largest_share(masks: Sequence[Mask], owners: Sequence[Owners]) -> float:
+    """The largest share of one layer's non-zero weights that one part owns.
+
+    The cut balances the chain, not each layer: near 1 it has cut between layers, and the parts
+    of a pass wait for each other.
+    """
+    shares = []
+    for mask, owner in zip(masks, owners, strict=True):
+        weights = mask.sum(axis=1)
+        held = [weights[owner == part].sum() for part in set(owner.tolist())]
+        shares.append(float(max(held) / max(weights.sum(), 1)))
+    return max(shares)
 
 
 def own_by_count(masks: Sequence[Mask], num_parts: int) -> list[Owners]:
