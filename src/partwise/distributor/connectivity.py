@@ -86,10 +86,10 @@ def _cut(problem: Problem, masks: Mapping[int, Mask]) -> Plan:
         {},
     )
     stage = Stage(start=0, stop=len(problem.model.layers), members=members)
+    fullest, even = (100 * share for share in (find_largest_share(chain, owners), 1 / num_parts))
     notes = [
         f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}",
-        f"the fullest server holds {100 * find_largest_share(chain, owners):.0f} % of a layer's"
-        f" weights, even would be {100 / num_parts:.0f} %",
+        f"the fullest server holds {fullest:.0f} % of a layer's weights, even would be {even:.0f} %",
     ]
     return build_plan(problem, NAME, (stage,), problem.servers, notes)
 
