@@ -74,7 +74,7 @@ def test_shuffled_blocks_send_five_times_fewer_activations_than_count() -> None:
         for part in set(row)
     )
     assert found.notes[1] == (
-        f"the fullest server holds {100 * largest:.0f} % of a layer's weights, even would be 12 %"
+        f"the fullest server holds {100 * largest:.0f} % of a layer's weights, even is 12 %"
     )
 
 

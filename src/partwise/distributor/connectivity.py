@@ -89,7 +89,7 @@ def _cut(problem: Problem, masks: Mapping[int, Mask]) -> Plan:
     fullest, even = (100 * share for share in (find_largest_share(chain, owners), 1 / num_parts))
     notes = [
         f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}",
-        f"the fullest server holds {fullest:.0f} % of a layer's weights, even would be {even:.0f} %",
+        f"the fullest server holds {fullest:.0f} % of a layer's weights, even is {even:.0f} %",
     ]
     return build_plan(problem, NAME, (stage,), problem.servers, notes)
 
