@@ -7,7 +7,9 @@
     │   └── DamagedModel       a shard is missing, truncated or contradicts its header
     ├── StoreError             the parameter store cannot be read or written
     │   └── DigestMismatch     bytes differ from those first read
+    ├── ClusterError           a cluster file or preset that describes no cluster
     ├── PlanError              a plan that does not tile the model, or for another model
+    │   └── Infeasible         no plan fits the servers; says what is missing
     ├── PromptError            a prompt that cannot be run (empty, longer than the context)
     ├── Overloaded             more requests than may wait
     ├── RemoteError            between two servers
@@ -52,8 +54,16 @@ class DigestMismatch(StoreError):
     """Bytes differ from the digest recorded when they were first read."""
 
 
+class ClusterError(PartwiseError):
+    """A cluster that cannot be read, or whose hosts, servers and links contradict each other."""
+
+
 class PlanError(PartwiseError):
     """A plan that cannot be made, does not tile its model, or belongs to another one."""
+
+
+class Infeasible(PlanError):
+    """No plan of the strategy fits the servers. The message is one line: what is missing."""
 
 
 class PromptError(PartwiseError):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from itertools import combinations, pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise, permutations
 
 import pytest
 
-from partwise.distributor import balance_layers
-from partwise.distributor.balanced import cut_evenly, find_least_limit
-from partwise.errors import PlanError
+from partwise.cluster.description import Cluster, LinkSpeed, Server
+from partwise.distributor import Plan, balance_layers
+from partwise.distributor.balanced import cut_evenly, find_kinds, find_least_limit, plan
+from partwise.distributor.segment_costs import SegmentCosts
+from partwise.errors import Infeasible, PlanError
 from partwise.model import Model
+from support.planning import GIB, make_cluster, make_host, pose
 
 
 def judge(weights: list[int], bounds: tuple[int, ...]) -> tuple[int, int]:
@@ -80,3 +84,55 @@ def test_no_server_is_refused(model: Model) -> None:
 def test_a_server_named_twice_is_refused(model: Model) -> None:
     with pytest.raises(PlanError, match="'part0' and 'part2' are both on server 'a'"):
         balance_layers(model, ["a", "b", "a"])
+
+
+def test_unequal_servers_take_what_makes_the_slowest_fastest(model: Model) -> None:
+    problem = pose(model, make_cluster([1.0, 4.0, 2.0], [GIB] * 3))
+    costs = SegmentCosts(model, problem.cluster, problem.workload, problem.servers)
+    every = [
+        max(costs.seconds(server, *run) for server, run in zip(order, pairwise(cut), strict=True))
+        for order in permutations(range(3))
+        for cut in ((0, a, b, 7) for a in range(8) for b in range(a, 8))
+    ]
+    found = plan(problem)
+    assert slowest(found, costs) == min(every)
+    kept = plan(replace(problem, options={"keep_order": True}))
+    assert [part.server for part in kept.parts] == sorted(part.server for part in kept.parts)
+    assert slowest(kept, costs) == min(every[:36])
+    assert found.notes == kept.notes == ()
+
+
+def slowest(found: Plan, costs: SegmentCosts) -> float:
+    return max(
+        costs.seconds(int(found.part(stage.members[0].part).server[1:]), stage.start, stage.stop)
+        for stage in found.stages
+    )
+
+
+def test_a_server_that_fits_nothing_stays_unused(model: Model) -> None:
+    found = plan(pose(model, make_cluster([1.0] * 3, [GIB, 64, GIB])))
+    assert [part.server for part in found.parts] == ["s0", "s2"]
+
+
+def test_servers_that_cannot_hold_the_model_are_told_what_is_missing(model: Model) -> None:
+    with pytest.raises(Infeasible, match=r"of tiny .* 2 servers offer .* needed is .* GiB more"):
+        plan(pose(model, make_cluster([1.0] * 2, [12_000] * 2)))
+
+
+def test_a_searched_order_says_that_it_is_not_proved(model: Model) -> None:
+    found = plan(pose(model, make_cluster([1 + i / 13 for i in range(13)], [GIB] * 13)))
+    assert found.notes == ("the order of 13 unequal servers is searched, not proved best",)
+
+
+def test_servers_are_of_one_kind_where_host_threads_memory_and_sharers_agree(model: Model) -> None:
+    cluster = Cluster(
+        hosts=(make_host("a"), make_host("b"), make_host("c", speed=2.0)),
+        servers=tuple(
+            Server(name=f"s{i}", host=host, threads=threads, memory_bytes=GIB)
+            for i, (host, threads) in enumerate([("a", 1), ("a", 1), ("b", 1), ("c", 1), ("b", 1)])
+        ),
+        default_link=LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=1e-4),
+    )
+    assert find_kinds(pose(model, cluster)) == [0, 0, 0, 1, 0]
+    alone = replace(pose(model, cluster), servers=("s0", "s2", "s4"))
+    assert find_kinds(alone) == [0, 1, 1]

@@ -1,18 +1,84 @@
-"""The strategy ``balanced``: contiguous layers over equal servers, by the bytes they read.
+"""The strategy ``balanced``: consecutive layers, the slowest part as fast as any cut allows.
 
-It takes servers as equal and links as free; it splits no layer.
+`plan` takes servers as they are, by the cost model; `balance_layers` takes them as equal, by
+the bytes that are read. Both take links as free, and split no layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from partwise.distributor.build import build_plan, identify, join, whole_stages
+from partwise.distributor.greedy import fill_budgets, find_budgets
+from partwise.distributor.min_max import RunCosts, split_min_max
 from partwise.distributor.placement import place_parameters
-from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Precision, Stage
+from partwise.distributor.plan import Member, Part, Plan, Precision, Stage
+from partwise.distributor.problem import Problem
+from partwise.distributor.segment_costs import SegmentCosts
+from partwise.distributor.server_order import find_best_order, is_exact
+from partwise.distributor.shortfall import describe_shortfall
 from partwise.distributor.verify import verify_plan
-from partwise.errors import PlanError
+from partwise.errors import Infeasible, PlanError
 from partwise.model.description import Model
+
+NAME = "balanced"
+HELP = "by layers: the slowest part as fast as possible, over unequal servers"
+
+
+def plan(problem: Problem) -> Plan:
+    """A stage for each server that helps; no cut by layers has a faster slowest part.
+
+    Options: ``keep_order``, whether servers take their layers in the order given. Without it
+    the order is chosen: exactly where they are few or of few kinds (`server_order.py`),
+    otherwise by a search, and the plan's notes say so.
+
+    Raises:
+        Infeasible: the servers cannot hold the layers, with what is missing.
+    """
+    num_layers, num_servers = len(problem.model.layers), len(problem.servers)
+    costs = SegmentCosts(problem.model, problem.cluster, problem.workload, problem.servers)
+    notes = []
+    if problem.options.get("keep_order"):
+        filling = split_min_max(num_layers, costs.max_stop, costs.seconds, num_servers)
+    else:
+        runs = RunCosts(
+            num_layers=num_layers,
+            num_servers=num_servers,
+            max_stop=costs.max_stop,
+            seconds=costs.seconds,
+        )
+        kinds = find_kinds(problem)
+        filling = find_best_order(runs, kinds)
+        if not is_exact(kinds):
+            notes = [f"the order of {num_servers} unequal servers is searched, not proved best"]
+    if filling is None:
+        fits = find_budgets(replace(problem, options={}))
+        bounds = fill_budgets(num_layers, fits, num_servers)
+        raise Infeasible(describe_shortfall(replace(problem, options={}), fits, bounds))
+    used = [
+        (problem.servers[i], start, stop)
+        for i, (start, stop) in zip(filling.order, pairwise(filling.bounds), strict=True)
+        if start < stop
+    ]
+    return build_plan(problem, NAME, whole_stages(used), [server for server, _, _ in used], notes)
+
+
+def find_kinds(problem: Problem) -> list[int]:
+    """A number for each server, the same where any layers cost two servers the same."""
+    cluster = problem.cluster
+    servers = [cluster.server(name) for name in problem.servers]
+    seen: list[object] = []
+    kinds = []
+    for server in servers:
+        host = replace(cluster.host_of(server.name), name="")
+        sharers = sorted(other.threads for other in servers if other.host == server.host)
+        kind = (host, server.threads, server.memory_bytes, sharers)
+        if kind not in seen:
+            seen.append(kind)
+        kinds.append(seen.index(kind))
+    return kinds
 
 
 def balance_layers(
@@ -43,28 +109,18 @@ def balance_layers(
     )
     plan = Plan(
         plan_version=plan_version,
-        strategy="balanced",
+        strategy=NAME,
         model=identify(model),
         stages=stages,
         parts=tuple(
             Part(name=name, server=server, precision=precision)
             for name, server in zip(names, servers, strict=True)
         ),
-        links=tuple(Link(source=a, target=b) for a, b in pairwise(names)),
+        links=join(stages),
         placements=place_parameters(model, stages),
     )
     verify_plan(plan, model, servers)
     return plan
-
-
-def identify(model: Model) -> ModelIdentity:
-    """What a plan says of the model it is for."""
-    return ModelIdentity(
-        name=model.name,
-        architecture=model.architecture,
-        fingerprint=model.fingerprint,
-        num_layers=len(model.layers),
-    )
 
 
 def cut_evenly(weights: Sequence[int], num_parts: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from partwise.distributor.plan import PRECISION_BYTES, Member, Plan
@@ -39,14 +40,15 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
     is_owned = {p.parameter: p.rule == "owned" for p in plan.placements}
     held: dict[str, int] = {}
     kv_elements = read_elements = 0
-    for layer in model.layers[stage.start : stage.stop]:
+    for i in range(stage.start, stage.stop):
+        layer, counts = model.layers[i], count_all_neurons(member, i)
         sizes = {
-            p.alias_of or p.name: _held_elements(p, member, is_owned[p.alias_of or p.name])
+            p.alias_of or p.name: _held_elements(p, counts, is_owned[p.alias_of or p.name])
             for p in layer.parameters
         }
         held |= sizes
         read_elements += layer.read_elements_per_token * sum(sizes.values()) // layer.num_elements
-        kv_elements += _held_kv(layer, member)
+        kv_elements += _held_kv(layer, counts)
     return Holding(
         weight_bytes=int(sum(held.values()) * element_bytes),
         kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
@@ -54,18 +56,22 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
     )
 
 
-def count_neurons(member: Member, kind: str) -> int | None:
-    """The neurons of ``kind`` that the member owns in each layer; None where it holds all."""
-    shares = [share for share in member.neurons if share.kind == kind]
-    if not shares:
-        return None
-    return sum(stop - start for share in shares for start, stop in share.ranges)
+def count_all_neurons(member: Member, layer: int) -> dict[str, int]:
+    """The neurons that the member owns in layer ``layer`` of the model, by kind.
+
+    A kind that is not named is not split there: the member holds all of it.
+    """
+    counts: dict[str, int] = {}
+    for share in member.neurons:
+        if share.is_about(layer):
+            num_owned = sum(stop - start for start, stop in share.ranges)
+            counts[share.kind] = counts.get(share.kind, 0) + num_owned
+    return counts
 
 
-def _held_elements(parameter: Parameter, member: Member, is_owned: bool) -> int:
+def _held_elements(parameter: Parameter, counts: Mapping[str, int], is_owned: bool) -> int:
     """A replicated parameter is held whole, an owned one by the neurons of its split axes."""
-    counts = [(axis, count_neurons(member, axis.kind)) for axis in parameter.neurons]
-    split = [(axis, count) for axis, count in counts if count is not None]
+    split = [(axis, counts[axis.kind]) for axis in parameter.neurons if axis.kind in counts]
     if not is_owned or not split:
         return parameter.num_elements
     rows = sum(axis.width * count for axis, count in split)
@@ -73,9 +79,9 @@ def _held_elements(parameter: Parameter, member: Member, is_owned: bool) -> int:
     return rows * math.prod(parameter.shape[:axis] + parameter.shape[axis + 1 :])
 
 
-def _held_kv(layer: Layer, member: Member) -> int:
+def _held_kv(layer: Layer, counts: Mapping[str, int]) -> int:
     groups = next((kind.count for kind in layer.neuron_kinds if kind.name == KV_GROUP), None)
-    owned = count_neurons(member, KV_GROUP)
+    owned = counts.get(KV_GROUP)
     if groups is None or owned is None:
         return layer.kv_elements_per_token
     return layer.kv_elements_per_token * owned // groups

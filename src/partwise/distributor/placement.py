@@ -26,21 +26,30 @@ def place_parameters(model: Model, stages: Sequence[Stage]) -> tuple[Placement, 
     for parameter, stage in rows:
         if parameter.alias_of is not None and stage not in users[parameter.alias_of]:
             users[parameter.alias_of].append(stage)
-    return tuple(_place(p, stage, users.get(p.name, [])) for p, stage in rows)
+    return tuple(
+        _place(p, stage_of[i], users.get(p.name, []), split)
+        for i, layer in enumerate(model.layers)
+        for split in (split_kinds(stage_of[i], i),)
+        for p in layer.parameters
+    )
 
 
-def split_kinds(stage: Stage) -> frozenset[str]:
-    """The kinds of neurons that the members of a stage share among them."""
-    return frozenset(share.kind for member in stage.members for share in member.neurons)
+def split_kinds(stage: Stage, layer: int) -> frozenset[str]:
+    """The kinds of neurons that the members of a stage share among them in layer ``layer``."""
+    return frozenset(
+        share.kind for member in stage.members for share in member.neurons if share.is_about(layer)
+    )
 
 
-def _place(parameter: Parameter, stage: Stage, users: Sequence[Stage]) -> Placement:
+def _place(
+    parameter: Parameter, stage: Stage, users: Sequence[Stage], split: frozenset[str]
+) -> Placement:
     if parameter.alias_of is not None:
         return Placement(
             parameter=parameter.name, rule="alias", parts=_parts(stage), of=parameter.alias_of
         )
     parts = tuple(part for user in users for part in _parts(user))
-    is_split = any(axis.kind in split_kinds(stage) for axis in parameter.neurons)
+    is_split = any(axis.kind in split for axis in parameter.neurons)
     if len(parts) == 1 or (is_split and len(users) == 1):
         return Placement(parameter=parameter.name, rule="owned", parts=parts)
     return Placement(

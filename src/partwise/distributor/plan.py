@@ -31,15 +31,21 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class NeuronShare(Value, frozen=True, kw_only=True):
-    """Neurons of one kind that a member owns in every layer of its stage.
+    """Neurons of one kind that a member owns in layers of its stage.
 
-    ``ranges`` are half-open, ascending and disjoint; their bounds are multiples of
-    ``granule`` (or the kind's count).
+    ``ranges`` are half-open, ascending and disjoint (none: other members own all of the
+    kind); their bounds are multiples of ``granule`` (or the kind's count). ``layers`` are the
+    model's ``start:stop`` that it is about; None: all of the stage.
     """
 
     kind: str
     ranges: tuple[tuple[int, int], ...]
     granule: int = 1
+    layers: tuple[int, int] | None = None
+
+    def is_about(self, layer: int) -> bool:
+        """Whether it says what is owned in layer ``layer`` of the model."""
+        return self.layers is None or self.layers[0] <= layer < self.layers[1]
 
 
 class Member(Value, frozen=True, kw_only=True):
@@ -100,7 +106,10 @@ class ModelIdentity(Value, frozen=True, kw_only=True):
 
 
 class Plan(Value, frozen=True, kw_only=True):
-    """The stages of a model over servers, and the placement of every parameter."""
+    """The stages of a model over servers, and the placement of every parameter.
+
+    ``notes`` say to people what the strategy rounded, or chose instead of what was asked.
+    """
 
     format: int = PLAN_FORMAT
     plan_version: int = 1
@@ -110,6 +119,7 @@ class Plan(Value, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
     links: tuple[Link, ...]
     placements: tuple[Placement, ...]
+    notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> Part:
         """The part called ``name``.

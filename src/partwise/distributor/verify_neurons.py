@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from partwise.distributor.placement import split_kinds
+from collections.abc import Sequence
+
 from partwise.distributor.plan import NeuronShare, Stage
 from partwise.errors import PlanError
-from partwise.model.description import Model
+from partwise.model.description import Model, NeuronKind, Parameter
 
 
 def verify_neurons(stage: Stage, model: Model) -> None:
@@ -14,8 +15,9 @@ def verify_neurons(stage: Stage, model: Model) -> None:
     Kinds that no member names are not split: their parameters are replicated.
 
     Raises:
-        PlanError: an unknown kind, neurons out of range, off the granule, claimed twice or
-            owned by nobody, or several members of which one holds the layers whole.
+        PlanError: an unknown kind, neurons or layers out of range, off the granule, claimed
+            twice or owned by nobody, a member of several that holds the layers whole or says
+            nothing of a kind that the others split, or tied parameters that are split apart.
     """
     where = f"of layers {stage.start}:{stage.stop}"
     whole = [member.part for member in stage.members if not member.neurons]
@@ -24,44 +26,116 @@ def verify_neurons(stage: Stage, model: Model) -> None:
             f"part {whole[0]!r} owns all neurons {where}, so the {len(stage.members) - 1} other"
             " members own them twice: give each member its neurons"
         )
-    counts = _count_kinds(stage, model)
-    for kind in sorted(split_kinds(stage)):
-        if kind not in counts:
+    _check_layers(stage, model)
+    proved: set[tuple[str, int, frozenset[tuple[str, tuple[int, int] | None]]]] = set()
+    for layer in range(stage.start, stage.stop):
+        about = _find_shares(stage, layer)
+        for kind in model.layers[layer].neuron_kinds:
+            claims = about.get(kind.name, [])
+            key = (kind.name, kind.count, frozenset((part, share.layers) for part, share in claims))
+            if claims and key not in proved:
+                is_everywhere = all(share.layers is None for _, share in claims)
+                place = where if is_everywhere else f"of layer {layer}"
+                _check_all_named(stage, claims, f"{kind.name} {place}")
+                _check_kind(claims, kind, place)
+                proved.add(key)
+    _check_tied(stage, model)
+
+
+def _check_layers(stage: Stage, model: Model) -> None:
+    """Every share is about a kind that layers of the stage have, and about such layers."""
+    kinds_of = {
+        i: {kind.name for kind in model.layers[i].neuron_kinds}
+        for i in range(stage.start, stage.stop)
+    }
+    known = sorted(set().union(*kinds_of.values()))
+    checked: set[tuple[str, tuple[int, int] | None]] = set()
+    for share in (share for member in stage.members for share in member.neurons):
+        if (share.kind, share.layers) in checked:
+            continue
+        checked.add((share.kind, share.layers))
+        if share.kind not in known:
             raise PlanError(
-                f"unknown neuron kind {kind!r}: the kinds {where} are {', '.join(sorted(counts))}"
+                f"unknown neuron kind {share.kind!r}: the kinds of layers"
+                f" {stage.start}:{stage.stop} are {', '.join(known)}"
             )
-        for count in sorted(counts[kind]):
-            _check_kind(stage, kind, count, where)
+        start, stop = share.layers or (stage.start, stage.stop)
+        if not stage.start <= start < stop <= stage.stop:
+            raise PlanError(
+                f"neurons {share.kind} are shared in layers {start}:{stop}, out of range: the"
+                f" stage holds layers {stage.start}:{stage.stop}; correct them"
+            )
 
 
-def _count_kinds(stage: Stage, model: Model) -> dict[str, set[int]]:
-    counts: dict[str, set[int]] = {}
-    for layer in model.layers[stage.start : stage.stop]:
-        for kind in layer.neuron_kinds:
-            counts.setdefault(kind.name, set()).add(kind.count)
-    return counts
-
-
-def _check_kind(stage: Stage, kind: str, count: int, where: str) -> None:
-    """``count`` neurons of ``kind`` are each owned by one member."""
-    claims: list[tuple[int, int, str]] = []
+def _find_shares(stage: Stage, layer: int) -> dict[str, list[tuple[str, NeuronShare]]]:
+    """(part, share) of all members that are about one layer, by kind."""
+    about: dict[str, list[tuple[str, NeuronShare]]] = {}
     for member in stage.members:
         for share in member.neurons:
-            if share.kind == kind:
-                _check_bounds(share, count, f"part {member.part!r} owns {kind}")
-                claims += [(start, stop, member.part) for start, stop in share.ranges]
+            if share.is_about(layer):
+                about.setdefault(share.kind, []).append((member.part, share))
+    return about
+
+
+def _check_all_named(stage: Stage, claims: Sequence[tuple[str, NeuronShare]], what: str) -> None:
+    """A member that names no neurons of a kind holds all: no other one may split it then."""
+    named = {part for part, _ in claims}
+    for member in stage.members:
+        if member.part not in named:
+            raise PlanError(
+                f"part {member.part!r} says nothing of {what}, which {claims[0][0]!r} splits:"
+                " give it its neurons, or an empty list"
+            )
+
+
+def _check_kind(shares: Sequence[tuple[str, NeuronShare]], kind: NeuronKind, where: str) -> None:
+    """Each neuron of ``kind`` is owned by one member."""
+    claims: list[tuple[int, int, str]] = []
+    for part, share in shares:
+        _check_bounds(share, kind.count, f"part {part!r} owns {kind.name}")
+        claims += [(start, stop, part) for start, stop in share.ranges]
     covered, holder = 0, ""
     for start, stop, part in sorted(claims):
         if start < covered:
             raise PlanError(
-                f"{kind} {start}:{min(stop, covered)} {where} is claimed twice, by {holder!r} and"
-                f" {part!r}: give it to one"
+                f"{kind.name} {start}:{min(stop, covered)} {where} is claimed twice, by"
+                f" {holder!r} and {part!r}: give it to one"
             )
         if start > covered:
-            raise _nobody(kind, covered, start, where)
+            raise _nobody(kind.name, covered, start, where)
         covered, holder = stop, part
-    if covered < count:
-        raise _nobody(kind, covered, count, where)
+    if covered < kind.count:
+        raise _nobody(kind.name, covered, kind.count, where)
+
+
+def _check_tied(stage: Stage, model: Model) -> None:
+    """The neurons of tied parameters of one stage are owned alike in both of their layers."""
+    layer_of = {
+        parameter.name: i
+        for i in range(stage.start, stage.stop)
+        for parameter in model.layers[i].parameters
+    }
+    for i in range(stage.start, stage.stop):
+        for parameter in model.layers[i].parameters:
+            if parameter.alias_of in layer_of:
+                other = layer_of[parameter.alias_of]
+                if _list_owned(stage, parameter, i) != _list_owned(stage, parameter, other):
+                    raise PlanError(
+                        f"{parameter.name!r} is tied to {parameter.alias_of!r}, but layers {other}"
+                        f" and {i} share their neurons differently: share them alike"
+                    )
+
+
+def _list_owned(
+    stage: Stage, parameter: Parameter, layer: int
+) -> set[tuple[str, str, tuple[tuple[int, int], ...]]]:
+    kinds = {axis.kind for axis in parameter.neurons}
+    return {
+        (part, kind, share.ranges)
+        for kind, shares in _find_shares(stage, layer).items()
+        for part, share in shares
+        if kind in kinds
+    }
 
 
 def _nobody(kind: str, start: int, stop: int, where: str) -> PlanError:

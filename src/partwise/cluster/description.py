@@ -1,0 +1,270 @@
+"""Hosts, the servers on them, and the links between them, as values checked where they are made.
+
+Nothing here measures; `toml_file.py` reads and writes it, `presets.py` makes well-known ones.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from partwise.errors import ClusterError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A quantity ``y`` measured at points ``x``, which ascend; all are above 0."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.x or len(self.x) != len(self.y):
+            raise ClusterError(
+                f"a curve has {len(self.x)} points and {len(self.y)} values: give one value for"
+                " each of at least 1 point"
+            )
+        if any(a >= b for a, b in itertools.pairwise(self.x)):
+            raise ClusterError(f"a curve's points {_list(self.x)} do not ascend: sort them")
+        wrong = [v for v in (*self.x, *self.y) if not (math.isfinite(v) and v > 0)]
+        if wrong:
+            raise ClusterError(f"a curve holds {wrong[0]:g}: give finite numbers above 0")
+
+    def at(self, x: float) -> float:
+        """The value at ``x``: linear in log x between two points, flat outside them."""
+        right = bisect.bisect_left(self.x, x)
+        if right == 0 or right == len(self.x):
+            return self.y[min(right, len(self.y) - 1)]
+        low, high = self.x[right - 1], self.x[right]
+        share = math.log(x / low) / math.log(high / low)
+        return self.y[right - 1] + share * (self.y[right] - self.y[right - 1])
+
+    def non_increasing(self) -> Curve:
+        """The least curve over this one that never rises.
+
+        A disturbed measurement is too low, never too high: so points rise to their right.
+        """
+        y = tuple(itertools.accumulate(reversed(self.y), max))
+        return Curve(x=self.x, y=y[::-1])
+
+    def non_decreasing(self) -> Curve:
+        """The least curve over this one that never falls."""
+        return Curve(x=self.x, y=tuple(itertools.accumulate(self.y, max)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a host computes at one precision, over the rows of a pass: multiply-accumulates per
+    second, by one core and by all cores together."""
+
+    one_core_macs_per_s: Curve
+    all_cores_macs_per_s: Curve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A machine, whose cores, caches and memory bandwidth its servers share.
+
+    The bandwidths are read over the working set in bytes: of that core alone, and of all
+    cores together (not of each). ``rates`` are by precision. A runner call costs
+    ``call_overhead_s``, and ``layer_overhead_s`` for each layer in it. ``watts`` are drawn
+    while it computes. ``cache_bytes`` is the largest working set that still reads fast.
+    """
+
+    name: str
+    cores: int
+    memory_bytes: int
+    one_core_bytes_per_s: Curve
+    all_cores_bytes_per_s: Curve
+    rates: Mapping[str, Rates]
+    call_overhead_s: float = 0.0
+    layer_overhead_s: float = 0.0
+    store_bytes_per_s: float | None = None
+    watts: float | None = None
+    cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        where = f"host {self.name!r}"
+        _check(where, positive={"cores": self.cores, "memory_bytes": self.memory_bytes})
+        _check(
+            where,
+            positive={
+                "store_bytes_per_s": self.store_bytes_per_s,
+                "watts": self.watts,
+                "cache_bytes": self.cache_bytes,
+            },
+            zero_too={
+                "call_overhead_s": self.call_overhead_s,
+                "layer_overhead_s": self.layer_overhead_s,
+            },
+        )
+        if not self.rates:
+            raise ClusterError(f"{where} has no rates: give them for at least one precision")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One process with one device that hosts one part. ``memory_bytes`` it may use."""
+
+    name: str
+    host: str
+    threads: int
+    memory_bytes: int
+
+    def __post_init__(self) -> None:
+        positive = {"threads": self.threads, "memory_bytes": self.memory_bytes}
+        _check(f"server {self.name!r}", positive=positive)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpeed:
+    """What joins two servers, in each direction."""
+
+    bandwidth_bytes_per_s: float
+    round_trip_s: float
+
+    def __post_init__(self) -> None:
+        _check(
+            "a link",
+            positive={"bandwidth_bytes_per_s": self.bandwidth_bytes_per_s},
+            zero_too={"round_trip_s": self.round_trip_s},
+        )
+
+    def transfer_s(self, num_bytes: float) -> float:
+        """Seconds until ``num_bytes`` sent at once have arrived."""
+        return self.round_trip_s / 2 + num_bytes / self.bandwidth_bytes_per_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Hosts, the servers on them, and what joins them.
+
+    ``links`` are by a pair of servers or a pair of hosts, in either order. Servers of one
+    host are joined by ``loopback_link`` where it is given.
+    """
+
+    hosts: tuple[Host, ...]
+    servers: tuple[Server, ...]
+    default_link: LinkSpeed
+    links: Mapping[tuple[str, str], LinkSpeed] = field(default_factory=dict)
+    loopback_link: LinkSpeed | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_duplicates("host", (host.name for host in self.hosts))
+        _refuse_duplicates("server", (server.name for server in self.servers))
+        if not self.servers:
+            raise ClusterError("the cluster has 0 servers: give at least 1")
+        for server in self.servers:
+            if server.host not in self._hosts:
+                raise ClusterError(
+                    f"server {server.name!r} is on host {server.host!r}, which the cluster does"
+                    f" not have: its hosts are {_list(self._hosts)}"
+                )
+        self._check_memory()
+        self._check_links()
+
+    def server(self, name: str) -> Server:
+        """The server called ``name``.
+
+        Raises:
+            ClusterError: no server has that name.
+        """
+        if name not in self._servers:
+            raise ClusterError(
+                f"the cluster has no server {name!r}: its servers are {_list(self._servers)}"
+            )
+        return self._servers[name]
+
+    def host_of(self, server_name: str) -> Host:
+        """The host of the server called ``server_name``.
+
+        Raises:
+            ClusterError: no server has that name.
+        """
+        return self._hosts[self.server(server_name).host]
+
+    def link(self, a: str, b: str) -> LinkSpeed:
+        """What joins the servers ``a`` and ``b``: their own link, that of their hosts, else the
+        loopback link on one host, else the default.
+
+        Raises:
+            ClusterError: no server has one of the names.
+        """
+        hosts = self.server(a).host, self.server(b).host
+        for pair in ((a, b), hosts):
+            found = self.links.get(pair) or self.links.get(pair[::-1])
+            if found is not None:
+                return found
+        if hosts[0] == hosts[1] and self.loopback_link is not None:
+            return self.loopback_link
+        return self.default_link
+
+    @cached_property
+    def _hosts(self) -> dict[str, Host]:
+        return {host.name: host for host in self.hosts}
+
+    @cached_property
+    def _servers(self) -> dict[str, Server]:
+        return {server.name: server for server in self.servers}
+
+    def _check_memory(self) -> None:
+        offered = dict.fromkeys(self._hosts, 0)
+        for server in self.servers:
+            offered[server.host] += server.memory_bytes
+        for name, num_bytes in offered.items():
+            limit = self._hosts[name].memory_bytes
+            if num_bytes > limit:
+                raise ClusterError(
+                    f"the servers on host {name!r} offer {num_bytes:,} bytes, it has {limit:,}:"
+                    " give them less memory each, or the host more"
+                )
+
+    def _check_links(self) -> None:
+        known = self._servers.keys() | self._hosts.keys()
+        for pair in self.links:
+            for name in pair:
+                if name not in known:
+                    raise ClusterError(
+                        f"a link joins {pair[0]!r} and {pair[1]!r}, but {name!r} is neither a"
+                        f" server nor a host of the cluster: its servers are"
+                        f" {_list(self._servers)}"
+                    )
+            if pair[::-1] in self.links and pair[0] != pair[1]:
+                raise ClusterError(
+                    f"the link of {pair[0]!r} and {pair[1]!r} is given twice: keep one"
+                )
+
+
+def _check(
+    where: str,
+    *,
+    positive: Mapping[str, float | None],
+    zero_too: Mapping[str, float | None] | None = None,
+) -> None:
+    """Refuse numbers that are negative, not finite, or 0 where that means nothing."""
+    checks: tuple[tuple[Mapping[str, float | None], str, Callable[[float], bool]], ...] = (
+        (positive, "above 0", lambda value: value > 0),
+        (zero_too or {}, "0 or more", lambda value: value >= 0),
+    )
+    for values, limit, is_fine in checks:
+        for key, value in values.items():
+            if value is not None and not (math.isfinite(value) and is_fine(value)):
+                raise ClusterError(f"{where} has {key} = {value:g}, it must be {limit}")
+
+
+def _refuse_duplicates(noun: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ClusterError(f"the {noun} {name!r} is given twice: rename one")
+        seen.add(name)
+
+
+def _list(names: Iterable[object]) -> str:
+    """The first names, short enough for a line."""
+    words = [str(name) for name in names]
+    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")

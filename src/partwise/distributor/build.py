@@ -1,0 +1,108 @@
+"""From stages to a plan: parts, links, placements, proof, and whether the servers can hold it.
+
+What every strategy does last. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+from partwise.distributor.footprint import part_footprint
+from partwise.distributor.placement import place_parameters
+from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Precision, Stage
+from partwise.distributor.problem import Problem
+from partwise.distributor.verify import verify_plan
+from partwise.errors import Infeasible
+from partwise.model.description import Model
+
+GIB = 1 << 30
+
+
+def identify(model: Model) -> ModelIdentity:
+    """What a plan says of the model it is for."""
+    return ModelIdentity(
+        name=model.name,
+        architecture=model.architecture,
+        fingerprint=model.fingerprint,
+        num_layers=len(model.layers),
+    )
+
+
+def name_parts(servers: Sequence[str]) -> dict[str, str]:
+    """The part that each of ``servers`` holds: part0, part1, ... in their order."""
+    return {server: f"part{i}" for i, server in enumerate(servers)}
+
+
+def whole_stages(runs: Sequence[tuple[str, int, int]]) -> tuple[Stage, ...]:
+    """One stage for each (server, start, stop), held whole by the server's part.
+
+    Servers without layers get none; the others are named as `name_parts` names them.
+    """
+    used = [run for run in runs if run[1] < run[2]]
+    parts = name_parts([server for server, _, _ in used])
+    return tuple(
+        Stage(start=start, stop=stop, members=(Member(part=parts[server]),))
+        for server, start, stop in used
+    )
+
+
+def build_plan(
+    problem: Problem,
+    strategy: str,
+    stages: tuple[Stage, ...],
+    servers: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The verified plan of ``stages``, whose parts are those of ``servers`` (`name_parts`).
+
+    Raises:
+        Infeasible: a part needs more memory than its server offers.
+    """
+    precision = cast("Precision", problem.workload.precision)
+    plan = Plan(
+        strategy=strategy,
+        model=identify(problem.model),
+        stages=stages,
+        parts=tuple(
+            Part(name=part, server=server, precision=precision)
+            for server, part in name_parts(servers).items()
+        ),
+        links=join(stages),
+        placements=place_parameters(problem.model, stages),
+        notes=tuple(notes),
+    )
+    verify_plan(plan, problem.model, problem.servers)
+    check_memory(plan, problem)
+    return plan
+
+
+def join(stages: Sequence[Stage]) -> tuple[Link, ...]:
+    """The links from every member of a stage to every member of the next."""
+    return tuple(
+        Link(source=source.part, target=target.part)
+        for before, after in pairwise(stages)
+        for source in before.members
+        for target in after.members
+    )
+
+
+def check_memory(plan: Plan, problem: Problem) -> None:
+    """Refuse a plan of which a part does not fit its server.
+
+    Raises:
+        Infeasible: the first such part, with what is missing.
+    """
+    for part in plan.parts:
+        needed = part_footprint(plan, problem.model, part.name, problem.workload).total_bytes
+        offered = problem.cluster.server(part.server).memory_bytes
+        if needed > offered:
+            stage = plan.stage_of(part.name)
+            where = problem.model.describe_range(stage.start, stage.stop)
+            raise Infeasible(
+                f"{part.name} needs {needed / GIB:.2f} GiB for its neurons of {where}, but server"
+                f" {part.server!r} offers {offered / GIB:.2f} GiB:"
+                f" {(needed - offered) / GIB:.2f} GiB more is needed, or a smaller share of it,"
+                " or more servers"
+            )

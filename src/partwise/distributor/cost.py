@@ -1,0 +1,146 @@
+"""What a plan is predicted to cost: time, bytes and energy, and what binds each part.
+
+A part's time is max(bytes / bandwidth, MACs / rate) + overhead; a stage adds its members'
+exchange, a pass adds hops. Who shares a host: when the streams keep every stage busy (at
+least as many as stages), all its servers that the plan uses; with fewer streams, as many of
+them in proportion, but at least the members of one stage, which compute at once. Cores and
+bandwidth are shared by those, the cache by all (`speed.py`).
+
+It judges no fit: ``memory_bytes`` is there to be compared. The optimizer's step is not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+from partwise.cluster.description import Cluster, Server
+from partwise.distributor.footprint import count_tokens, part_footprint
+from partwise.distributor.placement import place_parameters
+from partwise.distributor.plan import Member, ModelIdentity, Part, Plan, Precision, Stage
+from partwise.distributor.pricing import PartCost, Pricing, split_streams
+from partwise.distributor.speed import Bound
+from partwise.distributor.workload import Workload
+from partwise.model.description import Model
+
+__all__ = ["Bound", "PartCost", "Prediction", "one_machine", "predict"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a plan costs.
+
+    ``latency_s`` is one token of one stream alone (training: one microbatch alone, forwards
+    and back); ``tokens_per_s`` is over all the workload's streams, which decode in
+    ``num_microbatches`` of up to ``rows``. ``bubble`` is the share of a cycle for which the
+    slowest part waits. ``watts`` and ``joules_per_token`` are None where a host in use gives
+    none.
+    """
+
+    parts: tuple[PartCost, ...]
+    latency_s: float
+    tokens_per_s: float
+    num_microbatches: int
+    rows: int
+    bubble: float
+    hop_bytes_per_token: int
+    watts: float | None
+    joules_per_token: float | None
+
+
+def predict(plan: Plan, model: Model, cluster: Cluster, workload: Workload) -> Prediction:
+    """What a verified ``plan`` for ``model`` costs on ``cluster``.
+
+    The coordinator is taken to run beside the first part: a token comes back to it from the
+    last.
+
+    Raises:
+        ClusterError: the plan names a server that the cluster does not have.
+        PlanError: a host gives no rates for a part's precision.
+    """
+    pricing = Pricing(plan, model, cluster)
+    alone = pricing.price(replace(workload, streams=1))
+    costs = alone if workload.streams == 1 else pricing.price(workload)
+    rows, num_microbatches = split_streams(workload.streams, len(plan.stages))
+    slowest_s = max(max(cost.busy_s, cost.link_s) for stage in costs for cost in stage)
+    if workload.is_training:
+        rows, num_microbatches = count_tokens(workload), workload.streams
+        # Every step fills the pipeline and drains it.
+        cycle_s = (num_microbatches - 1) * slowest_s + pricing.trip_s(costs, rows)
+        tokens_per_s = num_microbatches * rows / cycle_s
+    else:
+        cycle_s = max(num_microbatches * slowest_s, pricing.trip_s(costs, rows))
+        tokens_per_s = workload.streams / cycle_s
+    watts = pricing.watts()
+    return Prediction(
+        parts=tuple(
+            replace(cost, memory_bytes=_memory_bytes(plan, model, cost.part, workload))
+            for stage in costs
+            for cost in stage
+        ),
+        latency_s=pricing.trip_s(alone, rows if workload.is_training else 1),
+        tokens_per_s=tokens_per_s,
+        num_microbatches=num_microbatches,
+        rows=rows,
+        bubble=1 - num_microbatches * slowest_s / cycle_s,
+        hop_bytes_per_token=_hop_bytes_per_token(alone, rows, workload),
+        watts=watts,
+        joules_per_token=None if watts is None else watts / tokens_per_s,
+    )
+
+
+def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Prediction | None:
+    """The prediction of the best single machine that holds all of ``model``; None: none does.
+
+    A machine that the cluster cuts into servers is taken whole, with all that its servers
+    have: one process with all of its threads is what parts on it must beat. Best is most
+    tokens per second at the workload's streams, then least latency.
+
+    Raises:
+        PlanError: a machine that holds the model gives no rates for the precision.
+    """
+    plan = _plan_whole(model, "whole", workload.precision)
+    needed = part_footprint(plan, model, "part0", workload).total_bytes
+    found: dict[object, Prediction] = {}
+    for host in cluster.hosts:
+        servers = [server for server in cluster.servers if server.host == host.name]
+        memory_bytes = sum(server.memory_bytes for server in servers)
+        if not servers or needed > memory_bytes:
+            continue
+        threads = min(host.cores, sum(server.threads for server in servers))
+        kind = (repr(replace(host, name="")), threads)
+        if kind not in found:
+            whole = Server(
+                name=host.name, host=host.name, threads=threads, memory_bytes=memory_bytes
+            )
+            alone = replace(cluster, hosts=(host,), servers=(whole,), links={})
+            here = _plan_whole(model, host.name, workload.precision)
+            found[kind] = predict(here, model, alone, workload)
+    return max(found.values(), key=lambda p: (p.tokens_per_s, -p.latency_s), default=None)
+
+
+def _plan_whole(model: Model, server: str, precision: str) -> Plan:
+    stages = (Stage(start=0, stop=len(model.layers), members=(Member(part="part0"),)),)
+    return Plan(
+        strategy="one machine",
+        model=ModelIdentity(
+            name=model.name,
+            architecture=model.architecture,
+            fingerprint=model.fingerprint,
+            num_layers=len(model.layers),
+        ),
+        stages=stages,
+        # The type lists what the runners run; a prediction is made for any precision.
+        parts=(Part(name="part0", server=server, precision=cast("Precision", precision)),),
+        links=(),
+        placements=place_parameters(model, stages),
+    )
+
+
+def _memory_bytes(plan: Plan, model: Model, part: str, workload: Workload) -> int:
+    return part_footprint(plan, model, part, workload).total_bytes
+
+
+def _hop_bytes_per_token(alone: list[list[PartCost]], rows: int, workload: Workload) -> int:
+    num_bytes = sum(cost.hop_bytes for stage in alone for cost in stage)
+    return num_bytes // rows if workload.is_training else num_bytes

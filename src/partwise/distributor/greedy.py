@@ -1,0 +1,102 @@
+"""The strategy ``greedy``: fill each server's budget of memory or cache before the next one's.
+
+It looks at no time. For equal budgets no plan by layers has fewer parts: each part ends as
+far on as any plan's part of the same rank could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+
+from partwise.distributor.build import build_plan, whole_stages
+from partwise.distributor.load import measure_layer
+from partwise.distributor.plan import Plan
+from partwise.distributor.problem import Problem
+from partwise.distributor.segment_costs import SegmentCosts
+from partwise.distributor.shortfall import describe_shortfall
+from partwise.errors import Infeasible
+
+NAME = "greedy"
+HELP = "by layers: fill the memory (or with --cache-fit the cache) of each server in turn"
+
+Fits = Callable[[int, int, int], bool]
+"""Whether a server (by index) can hold layers start:stop. Never true for more of them only."""
+
+
+def plan(problem: Problem) -> Plan:
+    """A stage for each server that is needed, in the order given.
+
+    A server that cannot hold the next layer stays unused. Options: ``cache_fit``, whether what
+    a part reads again and again must also fit its share of its host's cache.
+
+    Raises:
+        Infeasible: layers are left over, with what is missing.
+    """
+    fits = find_budgets(problem)
+    bounds = fill_budgets(len(problem.model.layers), fits, len(problem.servers))
+    if bounds[-1] < len(problem.model.layers):
+        raise Infeasible(describe_shortfall(problem, fits, bounds))
+    runs = [
+        (server, start, stop)
+        for server, (start, stop) in zip(problem.servers, pairwise(bounds), strict=True)
+        if start < stop
+    ]
+    return build_plan(problem, NAME, whole_stages(runs), [server for server, _, _ in runs])
+
+
+def fill_budgets(num_layers: int, fits: Fits, num_servers: int) -> list[int]:
+    """The bounds of each server's layers; the last is below ``num_layers`` where some are left.
+
+    It asks ``fits`` once a layer and once a server.
+    """
+    bounds = [0]
+    for server in range(num_servers):
+        start = stop = bounds[-1]
+        while stop < num_layers and fits(server, start, stop + 1):
+            stop += 1
+        bounds.append(stop)
+    return bounds
+
+
+def find_budgets(problem: Problem) -> Fits:
+    """Whether layers fit a server's memory and, with ``cache_fit``, its share of the cache.
+
+    Raises:
+        Infeasible: ``cache_fit`` is asked, and a host's cache is not known.
+    """
+    costs = SegmentCosts(problem.model, problem.cluster, problem.workload, problem.servers)
+    memory = [problem.cluster.server(name).memory_bytes for name in problem.servers]
+    if not problem.options.get("cache_fit"):
+        return lambda server, start, stop: costs.bytes(start, stop) <= memory[server]
+    caches = [share_of_cache(problem, name) for name in problem.servers]
+    sums = sum_working_sets(problem)
+
+    def fits(server: int, start: int, stop: int) -> bool:
+        is_cached = sums[stop] - sums[start] <= caches[server]
+        return is_cached and costs.bytes(start, stop) <= memory[server]
+
+    return fits
+
+
+def share_of_cache(problem: Problem, server_name: str) -> int:
+    """The cache in bytes that a server has of its host's, which its servers share evenly.
+
+    Raises:
+        Infeasible: the host's cache is not known.
+    """
+    host = problem.cluster.host_of(server_name)
+    if host.cache_bytes is None:
+        raise Infeasible(
+            f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
+            " without --cache-fit"
+        )
+    sharers = [problem.cluster.server(name).host for name in problem.servers]
+    return host.cache_bytes // sharers.count(host.name)
+
+
+def sum_working_sets(problem: Problem) -> Sequence[float]:
+    """Bytes that the first 0, 1, 2, ... layers read again and again."""
+    layers = problem.model.layers
+    sets = (measure_layer(layer).working_set_bytes(problem.workload) for layer in layers)
+    return list(accumulate(sets, initial=0.0))

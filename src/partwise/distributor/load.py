@@ -1,0 +1,88 @@
+"""What one layer asks of a part that holds it, whole or by its share of the neurons.
+
+Counts only; what they cost is in `footprint.py` (memory) and `speed.py` (time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from partwise.distributor.workload import Workload
+from partwise.model.description import Layer, LayerKind
+from partwise.model.families.family import KV_GROUP, MLP_UNIT
+
+KV_ELEMENT_BYTES = 4
+"""The KV cache and the activations are fp32 at every precision of the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Counts for one layer.
+
+    ``pass_read_elements`` are read once a pass, ``row_read_elements`` for every row of it (a
+    table that is looked up). ``query_width`` and ``mlp_width`` are elements a row.
+    """
+
+    weight_elements: int
+    pass_read_elements: int
+    row_read_elements: int
+    macs_per_row: int
+    kv_elements: int
+    query_width: int
+    mlp_width: int
+
+    def read_bytes(self, workload: Workload, rows: int) -> float:
+        """Bytes that one pass of ``rows`` decoding rows reads: weights, and each row's past,
+        which is half of the context on average."""
+        elements = self.pass_read_elements + rows * self.row_read_elements
+        return elements * workload.element_bytes + rows * self._past_bytes(workload)
+
+    def working_set_bytes(self, workload: Workload) -> float:
+        """Bytes that are read again and again while all streams decode."""
+        elements = self.pass_read_elements + workload.streams * self.row_read_elements
+        past_bytes = workload.streams * self._past_bytes(workload)
+        return elements * workload.element_bytes + past_bytes
+
+    def macs(self, workload: Workload) -> float:
+        """Multiply-accumulates of one row, attention over half of the context included."""
+        # Scores and their sum over values: twice the query width for each token of the past.
+        return self.macs_per_row + self.query_width * workload.context_tokens
+
+    def _past_bytes(self, workload: Workload) -> float:
+        if workload.is_training:
+            return 0.0
+        return self.kv_elements * KV_ELEMENT_BYTES * workload.context_tokens / 2
+
+
+def measure_layer(layer: Layer) -> Load:
+    """What ``layer`` asks of the part that holds it whole."""
+    num_elements = layer.num_elements
+    return _build(layer, num_elements, num_elements, {})
+
+
+def measure_share(layer: Layer, num_held: int, counts: Mapping[str, int]) -> Load:
+    """What ``layer`` asks of a member that holds ``num_held`` of its elements and owns
+    ``counts`` neurons, by kind (a kind that is not named: all)."""
+    return _build(layer, num_held, layer.num_elements, counts)
+
+
+def _build(layer: Layer, num_held: int, num_elements: int, counts: Mapping[str, int]) -> Load:
+    """Reads and arithmetic in proportion to the elements held, widths to the neurons."""
+    totals = {kind.name: kind.count for kind in layer.neuron_kinds}
+    groups, units = totals.get(KV_GROUP, 0), totals.get(MLP_UNIT, 0)
+    held_groups, num_groups = counts.get(KV_GROUP, groups), max(groups, 1)
+    # A KV group's widest slice is that of its queries.
+    widths = [a.width for p in layer.parameters for a in p.neurons if a.kind == KV_GROUP]
+    num_elements = max(num_elements, 1)
+    reads = layer.read_elements_per_token * num_held // num_elements
+    is_table = layer.kind is LayerKind.EMBEDDING
+    return Load(
+        weight_elements=num_held,
+        pass_read_elements=0 if is_table else reads,
+        row_read_elements=reads if is_table else 0,
+        macs_per_row=layer.macs_per_token * num_held // num_elements,
+        kv_elements=layer.kv_elements_per_token * held_groups // num_groups,
+        query_width=held_groups * max(widths, default=0),
+        mlp_width=counts.get(MLP_UNIT, units),
+    )

@@ -1,0 +1,225 @@
+"""The cost of any run of layers on any server, from prefix sums.
+
+What a strategy searches with: layers whole, one precision, no hops. A plan of such parts,
+one a server, is predicted by `cost.py` to cost the same.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.cluster.description import Cluster
+from partwise.distributor.footprint import count_tokens, measure_footprint
+from partwise.distributor.load import Load, measure_layer
+from partwise.distributor.pricing import count_active, split_streams
+from partwise.distributor.range_max import RangeMax
+from partwise.distributor.speed import Sharing, Speed, measure_speed
+from partwise.distributor.workload import Workload
+from partwise.errors import PlanError
+from partwise.model.description import Layer, LayerKind, Model
+
+
+class SegmentCosts:
+    """Seconds and bytes of layers ``start:stop`` held whole by one server.
+
+    ``server_index`` counts ``servers`` (default: those of the cluster, in its order), all of
+    which are taken to hold a stage each. Nothing here changes after construction.
+
+    Raises:
+        PlanError: a host gives no rates for the workload's precision.
+        ClusterError: the cluster has no server of one of the names.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cluster: Cluster,
+        workload: Workload,
+        servers: Sequence[str] | None = None,
+    ) -> None:
+        names = [s.name for s in cluster.servers] if servers is None else list(servers)
+        if not names:
+            raise PlanError("a plan needs at least 1 server, got 0: name one")
+        self.num_layers = len(model.layers)
+        self.memory_limits = [cluster.server(name).memory_bytes for name in names]
+        rows, _ = split_streams(workload.streams, len(names))
+        self._rows = count_tokens(workload) if workload.is_training else rows
+        self._num_transfers = workload.num_transfers
+        self._measure(model, workload)
+        self._speeds = _measure_speeds(cluster, names, workload)
+        self._macs_per_s = [speed.macs_per_s.at(self._rows) for speed in self._speeds]
+
+    def seconds(self, server_index: int, start: int, stop: int) -> float:
+        """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
+        if start >= stop:
+            return 0.0
+        speed = self._speeds[server_index]
+        read_bytes = self._read[stop] - self._read[start]
+        macs = self._macs[stop] - self._macs[start]
+        work_s = max(
+            read_bytes / speed.bytes_per_s.at(self._working_set[stop] - self._working_set[start]),
+            macs / self._macs_per_s[server_index],
+        )
+        return work_s + speed.overhead_s(stop - start) * self._num_transfers
+
+    def seconds_to_each_stop(self, server_index: int, start: int) -> NDArray[np.float64]:
+        """`seconds` of ``start:start + 1``, ``start:start + 2`` and so on to the last layer."""
+        speed = self._speeds[server_index]
+        curve = speed.bytes_per_s
+        read_bytes, macs, working_set = (
+            np.array(sums[start + 1 :]) - sums[start]
+            for sums in (self._read, self._macs, self._working_set)
+        )
+        places = np.log(np.maximum(working_set, curve.x[0]))
+        bandwidth = np.interp(places, np.log(curve.x), curve.y)
+        work_s = np.maximum(read_bytes / bandwidth, macs / self._macs_per_s[server_index])
+        overhead_s = speed.overhead_s(1) + speed.layer_overhead_s * np.arange(len(work_s))
+        total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
+        return total_s
+
+    def bytes(self, start: int, stop: int) -> int:
+        """Memory in bytes of layers ``start:stop``: never less for more layers, 0 for none."""
+        if start >= stop:
+            return 0
+        kept = self._kept[stop] - self._kept[start]
+        tied = sum(n for first, last, n in self._tied if start <= first and last < stop)
+        return kept - tied + self._reused.largest(start, stop)
+
+    def max_stop(self, server_index: int, start: int, seconds_limit: float) -> int:
+        """The furthest stop with ``seconds`` up to ``seconds_limit`` and ``bytes`` up to the
+        server's memory; ``start`` where not even one layer is."""
+        stop = self._max_stop_in_time(server_index, start, seconds_limit)
+        limit = self.memory_limits[server_index]
+        if self.bytes(start, stop) <= limit:
+            return stop
+        return self.max_stop_in_memory(limit, start, stop)
+
+    def max_stop_in_memory(self, memory_bytes: int, start: int, stop: int | None = None) -> int:
+        """The furthest stop up to ``stop`` with ``bytes`` up to ``memory_bytes``."""
+        low, high = start, (self.num_layers if stop is None else stop) + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.bytes(start, middle) <= memory_bytes:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _max_stop_in_time(self, server_index: int, start: int, limit_s: float) -> int:
+        low, high = self._bracket(server_index, start, limit_s)
+        if self.seconds(server_index, start, low) > limit_s:
+            low = start
+        if high <= self.num_layers and self.seconds(server_index, start, high) <= limit_s:
+            high = self.num_layers + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.seconds(server_index, start, middle) <= limit_s:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _bracket(self, server_index: int, start: int, limit_s: float) -> tuple[int, int]:
+        """A stop that should be within the limit and one beyond it, close to each other.
+
+        From the least and the greatest bandwidth, then from those at the bounds so found,
+        which are one where the working set is large.
+        """
+        speed = self._speeds[server_index]
+        curve, overhead_s = speed.bytes_per_s, speed.layer_overhead_s * self._num_transfers
+        budget_s = limit_s - speed.call_overhead_s * self._num_transfers
+        read_bytes, working_set = self._read[start], self._working_set[start]
+        macs = self._macs[start] + budget_s * self._macs_per_s[server_index]
+        computed = bisect.bisect_right(self._macs, macs, start)
+        low, high = start, self.num_layers + 1
+        slow, fast = curve.y[-1], curve.y[0]
+        for _ in range(2):
+            spent_s = budget_s - overhead_s * (low - start)
+            high = bisect.bisect_right(self._read, read_bytes + spent_s * fast, start)
+            high = min(high, computed)
+            spent_s = budget_s - overhead_s * (high - start)
+            low = bisect.bisect_right(self._read, read_bytes + spent_s * slow, start)
+            low = max(start, min(low, high) - 1)
+            fast = curve.at(self._working_set[low] - working_set)
+            slow = curve.at(self._working_set[min(high, self.num_layers)] - working_set)
+        # One step of room on both sides for rounding.
+        return max(start, low - 1), min(max(high, start) + 1, self.num_layers + 1)
+
+    def _measure(self, model: Model, workload: Workload) -> None:
+        measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int]] = {}
+        columns = []
+        for layer in model.layers:
+            key = layer.kind, measure_layer(layer)
+            # Models repeat their blocks: what follows from a load is worked out once.
+            if key not in measured or layer.kind is LayerKind.HEAD:
+                measured[key] = _measure_load(
+                    layer, key[1], model.hidden_size, workload, self._rows
+                )
+            columns.append(measured[key])
+        read, working_set, macs, kept, reused = zip(*columns, strict=True)
+        self._read, self._working_set, self._macs = map(_add_up, (read, working_set, macs))
+        self._kept: list[int] = [0, *itertools.accumulate(kept)]
+        self._reused = RangeMax(reused)
+        self._tied = _find_tied(model, workload)
+
+
+def _measure_load(
+    layer: Layer, load: Load, hidden_size: int, workload: Workload, rows: int
+) -> tuple[float, float, float, int, int]:
+    """Bytes read in a pass, working set in bytes, multiply-accumulates of a pass, bytes of
+    memory that add up over layers, bytes that layers take in turns."""
+    footprint = measure_footprint(layer, load, hidden_size, workload)
+    return (
+        load.read_bytes(workload, rows) * workload.num_passes,
+        load.working_set_bytes(workload),
+        load.macs(workload) * rows * workload.num_passes,
+        footprint.kept_bytes,
+        footprint.reused_bytes,
+    )
+
+
+def _add_up(values: Iterable[float]) -> list[float]:
+    """Sums of the first i values. A list: one number of an array takes three times as long."""
+    return [0.0, *itertools.accumulate(values)]
+
+
+def _find_tied(model: Model, workload: Workload) -> list[tuple[int, int, int]]:
+    """(first layer, last layer, bytes) that a part saves if it holds both."""
+    layer_of: dict[str, int] = {}
+    tied = []
+    element_bytes = workload.element_bytes + 12 * workload.is_training
+    for i, layer in enumerate(model.layers):
+        for parameter in layer.parameters:
+            if parameter.alias_of is None:
+                layer_of[parameter.name] = i
+    for i, layer in enumerate(model.layers):
+        for parameter in layer.parameters:
+            if parameter.alias_of is not None:
+                pair = sorted((i, layer_of[parameter.alias_of]))
+                tied.append((pair[0], pair[1], round(parameter.num_elements * element_bytes)))
+    return tied
+
+
+def _measure_speeds(cluster: Cluster, names: Sequence[str], workload: Workload) -> list[Speed]:
+    """Each server's share of its host; equal ones are worked out once."""
+    servers = [cluster.server(name) for name in names]
+    used: Counter[str] = Counter()
+    for server in servers:
+        used[server.host] += server.threads
+    found: dict[tuple[str, int], Speed] = {}
+    for server in servers:
+        key = server.host, server.threads
+        if key not in found:
+            active = count_active(
+                server.threads, used[server.host], workload.streams / len(servers)
+            )
+            sharing = Sharing(active_threads=active, used_threads=used[server.host])
+            host = cluster.host_of(server.name)
+            found[key] = measure_speed(host, server, workload.precision, sharing)
+    return [found[server.host, server.threads] for server in servers]

@@ -1,0 +1,67 @@
+"""What crosses links in a pass: hops between stages, exchanges between members of one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from partwise.cluster.description import Cluster, LinkSpeed
+from partwise.distributor.placement import split_kinds
+from partwise.distributor.plan import Stage
+from partwise.errors import PlanError
+from partwise.model.description import LayerKind, Model
+
+CODEC_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
+"""Bytes of one activation on a link by its codec."""
+PICK_BYTES = 8
+"""A picked token, or a member's candidate for it, of one row."""
+
+
+def hop_bytes(model: Model, rows: int, codec: str) -> float:
+    """Bytes of the tensors of a cut for ``rows`` rows.
+
+    Raises:
+        PlanError: the codec is not known.
+    """
+    if codec not in CODEC_BYTES:
+        raise PlanError(f"the codec {codec!r} is not known: give one of {', '.join(CODEC_BYTES)}")
+    return rows * sum(tensor.width for tensor in model.cut_tensors) * CODEC_BYTES[codec]
+
+
+def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:
+    """What joins two servers; None for one and the same without a loopback link: it is free."""
+    return cluster.loopback_link if a == b else cluster.link(a, b)
+
+
+def exchange_s(
+    stage: Stage, model: Model, cluster: Cluster, servers: Sequence[str], rows: int
+) -> float:
+    """Seconds that the members of ``stage``, on ``servers``, exchange partial sums in a pass.
+
+    Every kind of neuron that a layer splits ends in one sum of the hidden state: two members
+    send it to each other, more reduce-scatter it and gather it again, at the pace of their
+    slowest pair. A head that is split exchanges each member's candidates alone.
+    """
+    if len(servers) < 2:
+        return 0.0
+    links = [cluster.link(a, b) for a, b in itertools.combinations(servers, 2)]
+    num_bytes = hop_bytes(model, rows, "fp32")
+    sum_s = _sum_s(links, len(servers), num_bytes)
+    pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
+    sums = picks = 0
+    for i in range(stage.start, stage.stop):
+        layer = model.layers[i]
+        kinds = {kind.name for kind in layer.neuron_kinds} & split_kinds(stage, i)
+        if layer.kind is LayerKind.HEAD:
+            picks += len(kinds)
+        else:
+            sums += len(kinds)
+    return sums * sum_s + picks * pick_s
+
+
+def _sum_s(links: Sequence[LinkSpeed], num_members: int, num_bytes: float) -> float:
+    """One sum over all members."""
+    if num_members == 2:
+        return links[0].transfer_s(num_bytes)
+    share = num_bytes * (num_members - 1) / num_members
+    return 2 * max(link.transfer_s(share) for link in links)

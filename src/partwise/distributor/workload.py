@@ -1,0 +1,69 @@
+"""What a plan is made for: how many streams, how long, how precise, inference or training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from partwise.errors import PlanError
+
+ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625}
+"""Bytes of one weight by precision. int4 is in blocks of 32 with a 2-byte scale each; the one
+scale an output channel of int8 is too little to count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """How a deployment will be used.
+
+    ``streams`` decode at a time; each server holds the KV cache of ``sequences`` (or of the
+    streams, where they are more) of ``context_tokens`` each. A prompt is read in chunks of
+    ``prefill_tokens``. In training, ``sequences`` of ``context_tokens`` are one microbatch.
+    """
+
+    streams: int = 1
+    context_tokens: int = 4096
+    sequences: int = 1
+    prefill_tokens: int = 128
+    precision: str = "fp32"
+    is_training: bool = False
+    has_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("streams", "context_tokens", "sequences", "prefill_tokens"):
+            value = getattr(self, key)
+            if value < 1:
+                raise PlanError(f"{key} is {value}, it must be at least 1: give 1 or more")
+        if self.precision not in ELEMENT_BYTES:
+            raise PlanError(
+                f"the precision {self.precision!r} is not known: give one of"
+                f" {', '.join(ELEMENT_BYTES)}"
+            )
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes of one weight."""
+        return ELEMENT_BYTES[self.precision]
+
+    @property
+    def num_caches(self) -> int:
+        """KV caches that a server holds."""
+        return max(self.sequences, self.streams)
+
+    @property
+    def num_passes(self) -> int:
+        """Times that the layers are computed for a token: in training forwards, for the
+        gradient of the input and for that of the weights; a checkpointed layer once more."""
+        return 3 + self.has_checkpointing if self.is_training else 1
+
+    @property
+    def num_transfers(self) -> int:
+        """Times that a cut is crossed: in training back too."""
+        return 2 if self.is_training else 1
+
+    def at_precision(self, precision: str) -> Workload:
+        """The same with weights at ``precision``.
+
+        Raises:
+            PlanError: the precision is not known.
+        """
+        return self if precision == self.precision else replace(self, precision=precision)

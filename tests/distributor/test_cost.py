@@ -1,0 +1,356 @@
+"""Predictions against arithmetic written down apart, and their laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.distributor.cost import Prediction, one_machine, predict
+from partwise.distributor.footprint import part_footprint
+from partwise.distributor.placement import place_parameters
+from partwise.distributor.plan import Link, Member, ModelIdentity, NeuronShare, Part, Plan, Stage
+from partwise.distributor.workload import Workload
+from partwise.errors import ClusterError, PlanError
+from partwise.model import Model
+
+# The model of conftest: hidden 16, 4 KV groups of 2 query heads of 2, 12 MLP units, biases.
+MATRICES = 2 * 16 * 16 + 2 * 8 * 16 + 3 * 12 * 16
+BLOCK = MATRICES + 16 + 8 + 8 + 16 + 2 * 16
+LINK = LinkSpeed(bandwidth_bytes_per_s=1e6, round_trip_s=1e-3)
+ALONE = Workload(context_tokens=10)
+
+
+def flat(value: float) -> Curve:
+    return Curve(x=(1.0,), y=(value,))
+
+
+def make_host(name: str, *, gb_per_s: float = 1.0, gmacs_per_s: float = 100.0) -> Host:
+    """4 cores; all of them read and compute three times what one does."""
+    rates = Rates(
+        one_core_macs_per_s=flat(gmacs_per_s * 1e9),
+        all_cores_macs_per_s=flat(3 * gmacs_per_s * 1e9),
+    )
+    return Host(
+        name=name,
+        cores=4,
+        memory_bytes=1 << 30,
+        one_core_bytes_per_s=flat(gb_per_s * 1e9),
+        all_cores_bytes_per_s=flat(3 * gb_per_s * 1e9),
+        rates={"fp32": rates, "int8": rates},
+    )
+
+
+def make_cluster(*hosts: Host, threads: int = 1, on: str = "") -> Cluster:
+    """A server ``s0``, ``s1``, ... on each host, or as many on the hosts that ``on`` lists."""
+    names = on.split() or [host.name for host in hosts]
+    servers = tuple(
+        Server(name=f"s{i}", host=name, threads=threads, memory_bytes=1 << 28)
+        for i, name in enumerate(names)
+    )
+    return Cluster(hosts=hosts, servers=servers, default_link=LINK)
+
+
+def make_plan(model: Model, *stages: Stage) -> Plan:
+    """Part ``pN`` is on server ``sN``."""
+    parts = [member.part for stage in stages for member in stage.members]
+    return Plan(
+        strategy="test",
+        model=ModelIdentity(
+            name=model.name,
+            architecture=model.architecture,
+            fingerprint=model.fingerprint,
+            num_layers=len(model.layers),
+        ),
+        stages=stages,
+        parts=tuple(Part(name=part, server=part.replace("p", "s")) for part in parts),
+        links=tuple(
+            Link(source=a.part, target=b.part)
+            for before, after in pairwise(stages)
+            for a in before.members
+            for b in after.members
+        ),
+        placements=place_parameters(model, stages),
+    )
+
+
+def cut(model: Model, *cuts: int) -> Plan:
+    bounds = pairwise((0, *cuts, len(model.layers)))
+    return make_plan(
+        model,
+        *(
+            Stage(start=start, stop=stop, members=(Member(part=f"p{i}"),))
+            for i, (start, stop) in enumerate(bounds)
+        ),
+    )
+
+
+def split(model: Model, num_members: int) -> Plan:
+    """All layers by neurons: a KV group and equal MLP units and rows for each member."""
+
+    def cut_evenly(kind: str, count: int, i: int) -> NeuronShare:
+        bounds = count * i // num_members, count * (i + 1) // num_members
+        return NeuronShare(kind=kind, ranges=(bounds,))
+
+    counts = {"kv_group": 4, "mlp_unit": 12, "vocabulary_row": 30}
+    members = tuple(
+        Member(part=f"p{i}", neurons=tuple(cut_evenly(k, n, i) for k, n in counts.items()))
+        for i in range(num_members)
+    )
+    return make_plan(model, Stage(start=0, stop=7, members=members))
+
+
+def run(model: Model, plan: Plan, cluster: Cluster, workload: Workload = ALONE) -> Prediction:
+    return predict(plan, model, cluster, workload)
+
+
+def test_a_part_bound_by_bandwidth_takes_its_bytes_over_it(model: Model) -> None:
+    [part] = run(model, cut(model), make_cluster(make_host("h"))).parts
+    # One row of the table, the blocks, half the context of K and V, norm and head.
+    read = 4 * (16 + 4 * BLOCK + 16 + 30 * 16) + 4 * (16 * 4 * 5)
+    assert part.working_set_bytes == read
+    assert part.compute_s == pytest.approx(read / 1e9)
+    assert part.bound_by == "bandwidth"
+
+
+def test_a_part_bound_by_compute_takes_its_multiplications_over_their_rate(model: Model) -> None:
+    [part] = run(model, cut(model), make_cluster(make_host("h", gmacs_per_s=0.1))).parts
+    # Attention over half the context: scores and their sum over values, each 16 wide.
+    macs = 4 * (MATRICES + 2 * 16 * 5) + 30 * 16
+    assert part.compute_s == pytest.approx(macs / 1e8)
+    assert part.bound_by == "compute"
+
+
+def test_a_call_and_its_layers_cost_overhead(model: Model) -> None:
+    host = replace(make_host("h"), call_overhead_s=1e-3, layer_overhead_s=1e-4)
+    [part] = run(model, cut(model), make_cluster(host)).parts
+    [free] = run(model, cut(model), make_cluster(make_host("h"))).parts
+    assert part.compute_s == pytest.approx(free.compute_s + 1e-3 + 7e-4)
+    assert part.bound_by == "overhead"
+
+
+def test_the_working_set_chooses_the_bandwidth(model: Model) -> None:
+    cached = Curve(x=(16_000.0, 40_000.0), y=(9e9, 1e9))
+    host = replace(make_host("h"), one_core_bytes_per_s=cached, cache_bytes=16_000)
+    [whole] = run(model, cut(model), make_cluster(host)).parts
+    assert whole.compute_s == pytest.approx(
+        whole.working_set_bytes / cached.at(whole.working_set_bytes)
+    )
+    hosts = host, replace(host, name="i")
+    for part in run(model, cut(model, 3), make_cluster(*hosts)).parts:
+        assert part.working_set_bytes < 16_000 == part.cache_bytes
+        assert part.compute_s == pytest.approx(part.working_set_bytes / 9e9)
+    # On one host the two take turns in the same cache: it holds neither.
+    for part in run(model, cut(model, 3), make_cluster(host, on="h h")).parts:
+        assert part.compute_s > part.working_set_bytes / 8e9
+
+
+def test_a_curve_that_rises_is_made_to_fall(model: Model) -> None:
+    dented = Curve(x=(1e3, 1e4, 1e6), y=(1e9, 1e7, 1e9))
+    host = replace(make_host("h"), one_core_bytes_per_s=dented)
+    [part] = run(model, cut(model), make_cluster(host)).parts
+    assert part.compute_s == pytest.approx(part.working_set_bytes / 1e9)
+
+
+def test_one_stream_passes_through_all_parts_and_hops(model: Model) -> None:
+    cluster = make_cluster(make_host("h"), make_host("i"), make_host("j"))
+    prediction = run(model, cut(model, 2, 4), cluster)
+    assert [part.hop_bytes for part in prediction.parts] == [0, 64, 64]
+    hop_s = 0.5e-3 + 64 / 1e6
+    picks_s = 0.5e-3 + 8 / 1e6
+    compute_s = sum(part.compute_s for part in prediction.parts)
+    assert prediction.latency_s == pytest.approx(compute_s + 2 * hop_s + picks_s)
+    assert prediction.tokens_per_s == pytest.approx(1 / prediction.latency_s)
+    assert prediction.hop_bytes_per_token == 128
+    assert (prediction.rows, prediction.num_microbatches) == (1, 1)
+
+
+def test_the_coordinator_beside_the_only_part_costs_a_loopback_round_trip(model: Model) -> None:
+    cluster = make_cluster(make_host("h"))
+    free = run(model, cut(model), cluster).latency_s
+    loopback = LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=2e-3)
+    paid = run(model, cut(model), replace(cluster, loopback_link=loopback)).latency_s
+    assert paid - free == pytest.approx(2e-3 + 16 / 1e9)
+    assert free == pytest.approx(run(model, cut(model), cluster).parts[0].compute_s)
+
+
+def test_many_streams_fill_the_pipeline_and_the_slowest_binds(model: Model) -> None:
+    fast = LinkSpeed(bandwidth_bytes_per_s=1e15, round_trip_s=0.0)
+    slow, quick = make_host("h", gb_per_s=0.5), make_host("i")
+    cluster = replace(make_cluster(quick, slow, replace(quick, name="j")), default_link=fast)
+    prediction = run(model, cut(model, 2, 4), cluster, replace(ALONE, streams=7))
+    assert (prediction.rows, prediction.num_microbatches) == (3, 3)
+    slowest_s = max(part.busy_s for part in prediction.parts)
+    assert slowest_s == prediction.parts[1].busy_s
+    assert prediction.tokens_per_s == pytest.approx(7 / (3 * slowest_s))
+    assert prediction.bubble == pytest.approx(0)
+
+
+def test_too_few_streams_leave_a_bubble(model: Model) -> None:
+    cluster = make_cluster(*(make_host(name) for name in "hijk"))
+    plan = cut(model, 2, 3, 4)
+    one, two = (run(model, plan, cluster, replace(ALONE, streams=m)) for m in (1, 2))
+    assert two.num_microbatches == 2
+    assert two.tokens_per_s == pytest.approx(2 * one.tokens_per_s)
+    assert 0.5 < two.bubble < one.bubble < 1
+
+
+def test_a_slow_link_binds_the_pipeline(model: Model) -> None:
+    thin = LinkSpeed(bandwidth_bytes_per_s=1e4, round_trip_s=0.0)
+    cluster = replace(make_cluster(make_host("h"), make_host("i")), default_link=thin)
+    prediction = run(model, cut(model, 3), cluster, replace(ALONE, streams=200))
+    assert prediction.tokens_per_s == pytest.approx(1e4 / 64, rel=1e-2)
+
+
+def test_rows_share_the_weights_of_a_pass(model: Model) -> None:
+    cluster = make_cluster(make_host("h"))
+    one, eight = (run(model, cut(model), cluster, replace(ALONE, streams=m)) for m in (1, 8))
+    per_row = 4 * 16 + 4 * 16 * 4 * 5
+    extra_s = eight.parts[0].compute_s - one.parts[0].compute_s
+    assert extra_s == pytest.approx(7 * per_row / 1e9)
+    assert eight.tokens_per_s > 4 * one.tokens_per_s
+
+
+def test_servers_of_one_host_share_it_only_when_they_compute_at_once(model: Model) -> None:
+    plan, one = cut(model, 3), make_cluster(make_host("h"), on="h h")
+    apart = make_cluster(make_host("h"), make_host("i"))
+    for streams, slowdown in ((1, 1.0), (2, 1.0), (8, 1.0)):
+        workload = replace(ALONE, streams=streams)
+        here, there = run(model, plan, one, workload), run(model, plan, apart, workload)
+        # Two of four cores get two cores' worth of the three that all get.
+        assert here.parts[0].compute_s == pytest.approx(slowdown * there.parts[0].compute_s)
+    full = make_cluster(make_host("h"), threads=4, on="h h")
+    free = make_cluster(make_host("h"), make_host("i"), threads=4)
+    for streams, slowdown in ((1, 1.0), (2, 2.0), (8, 2.0)):
+        workload = replace(ALONE, streams=streams)
+        here, there = run(model, plan, full, workload), run(model, plan, free, workload)
+        assert here.parts[0].compute_s == pytest.approx(slowdown * there.parts[0].compute_s)
+
+
+def test_members_of_a_stage_compute_at_once_even_for_one_stream(model: Model) -> None:
+    here = run(model, split(model, 2), make_cluster(make_host("h"), threads=4, on="h h"))
+    there = run(model, split(model, 2), make_cluster(make_host("h"), make_host("i"), threads=4))
+    assert here.parts[0].compute_s == pytest.approx(2 * there.parts[0].compute_s)
+
+
+@pytest.mark.parametrize("num_members", [2, 4])
+def test_members_exchange_a_sum_for_every_kind_that_they_split(
+    model: Model, num_members: int
+) -> None:
+    cluster = make_cluster(*(make_host(name) for name in "hijk"[:num_members]))
+    prediction = run(model, split(model, num_members), cluster)
+    bits = 64 / 1e6
+    sum_s = {2: 0.5e-3 + bits, 4: 2 * (0.5e-3 + bits * 3 / 4)}[num_members]
+    pick_s = 0.5e-3 + 8 / 1e6
+    # The embedding, attention and MLP of four blocks, and the head's candidates.
+    for part in prediction.parts:
+        assert part.exchange_s == pytest.approx(9 * sum_s + pick_s)
+        assert part.hop_s == part.hop_bytes == 0
+    whole = run(model, cut(model), cluster).parts[0]
+    shares = [part.working_set_bytes / whole.working_set_bytes for part in prediction.parts]
+    assert all(1 / num_members < share < 1.35 / num_members for share in shares)
+
+
+def test_a_stage_of_two_is_fed_over_the_faster_link(model: Model) -> None:
+    members = split(model, 2).stages[0].members
+    stages = (
+        Stage(start=0, stop=2, members=tuple(replace_part(members, "p0", "p1"))),
+        Stage(start=2, stop=7, members=(Member(part="p2"),)),
+    )
+    cluster = make_cluster(make_host("h"), make_host("i"), make_host("j"))
+    quick = LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=1e-5)
+    cluster = replace(cluster, links={("s1", "s2"): quick})
+    last = run(model, make_plan(model, *stages), cluster).parts[2]
+    assert last.hop_s == pytest.approx(0.5e-5 + 64 / 1e9)
+    assert last.hop_bytes == 64
+
+
+def replace_part(members: tuple[Member, ...], *names: str) -> list[Member]:
+    return [Member(part=n, neurons=m.neurons) for n, m in zip(names, members, strict=True)]
+
+
+def test_energy_is_power_over_tokens_where_every_host_gives_it(model: Model) -> None:
+    hosts = replace(make_host("h"), watts=30.0), replace(make_host("i"), watts=20.0)
+    prediction = run(model, cut(model, 3), make_cluster(*hosts))
+    assert prediction.watts == 50
+    assert prediction.joules_per_token == pytest.approx(50 * prediction.latency_s)
+    silent = run(model, cut(model, 3), make_cluster(hosts[0], make_host("i")))
+    assert silent.watts is silent.joules_per_token is None
+    unused = run(model, cut(model), make_cluster(hosts[0], make_host("i")))
+    assert unused.watts == 30
+
+
+def test_memory_is_that_of_the_footprint(model: Model) -> None:
+    plan, cluster = cut(model, 3), make_cluster(make_host("h"), make_host("i"))
+    workload = Workload(streams=3, sequences=5, context_tokens=20)
+    for part in run(model, plan, cluster, workload).parts:
+        assert part.memory_bytes == part_footprint(plan, model, part.part, workload).total_bytes
+
+
+def test_training_computes_three_times_and_sends_back(model: Model) -> None:
+    cluster = make_cluster(make_host("h", gmacs_per_s=0.01), make_host("i", gmacs_per_s=0.01))
+    workload = Workload(context_tokens=10, sequences=2, is_training=True)
+    prediction = run(model, cut(model, 3), cluster, workload)
+    macs = 20 * (2 * (MATRICES + 2 * 16 * 5))
+    assert prediction.parts[0].compute_s == pytest.approx(3 * macs / 1e7)
+    assert prediction.parts[1].hop_bytes == 2 * 20 * 64
+    again = run(model, cut(model, 3), cluster, replace(workload, has_checkpointing=True))
+    assert again.parts[0].compute_s == pytest.approx(4 * macs / 1e7)
+    more = run(model, cut(model, 3), cluster, replace(workload, streams=50))
+    assert more.bubble < 0.1 < prediction.bubble
+    assert more.tokens_per_s == pytest.approx(20 / more.parts[1].busy_s, rel=0.05)
+
+
+def test_one_machine_is_a_whole_one_and_the_best_that_holds_the_model(model: Model) -> None:
+    small = replace(make_host("h", gb_per_s=9), memory_bytes=1 << 30)
+    cluster = make_cluster(small, make_host("i"), make_host("j", gb_per_s=2), on="h i i j")
+    best = one_machine(model, cluster, ALONE)
+    assert best is not None
+    assert best.parts[0].server == "h"
+    tight = tuple(replace(s, memory_bytes=1) if s.host == "h" else s for s in cluster.servers)
+    best = one_machine(model, replace(cluster, servers=tight), ALONE)
+    assert best is not None
+    # Two threads of i read as much as one of j.
+    assert best.parts[0].compute_s == pytest.approx(best.parts[0].working_set_bytes / 2e9)
+    none = tuple(replace(s, memory_bytes=1) for s in cluster.servers)
+    assert one_machine(model, replace(cluster, servers=none), ALONE) is None
+
+
+def test_a_machine_cut_into_servers_is_compared_as_one(model: Model) -> None:
+    cluster = make_cluster(make_host("h"), on="h h h h")
+    best = one_machine(model, cluster, ALONE)
+    assert best is not None
+    assert best.parts[0].compute_s == pytest.approx(best.parts[0].working_set_bytes / 3e9)
+
+
+def test_a_precision_without_rates_is_refused(model: Model) -> None:
+    cluster = make_cluster(make_host("h"))
+    with pytest.raises(PlanError, match="host 'h' gives no rates for int4, only for fp32, int8"):
+        one_machine(model, cluster, replace(ALONE, precision="int4"))
+
+
+def test_lower_precision_reads_less(model: Model) -> None:
+    cluster = make_cluster(make_host("h"))
+    full, quarter = (
+        one_machine(model, cluster, replace(ALONE, context_tokens=1, precision=precision))
+        for precision in ("fp32", "int8")
+    )
+    assert full is not None
+    assert quarter is not None
+    assert quarter.latency_s < 0.3 * full.latency_s
+
+
+def test_an_unknown_server_is_refused(model: Model) -> None:
+    with pytest.raises(ClusterError, match="no server 's1'"):
+        run(model, cut(model, 3), make_cluster(make_host("h")))
+
+
+def test_a_rate_that_falls_with_rows_is_made_to_rise(model: Model) -> None:
+    dented = Curve(x=(1.0, 4.0), y=(1e8, 1e6))
+    rates = Rates(one_core_macs_per_s=dented, all_cores_macs_per_s=dented)
+    host = replace(make_host("h"), rates={"fp32": rates})
+    [part] = run(model, cut(model), make_cluster(host), replace(ALONE, streams=4)).parts
+    macs = 4 * (4 * (MATRICES + 2 * 16 * 5) + 30 * 16)
+    assert part.compute_s == pytest.approx(macs / 1e8)

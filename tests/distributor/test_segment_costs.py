@@ -1,0 +1,182 @@
+"""Costs of runs of layers: as a plan of such parts is predicted, and monotone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.distributor.cost import predict
+from partwise.distributor.placement import place_parameters
+from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Stage
+from partwise.distributor.range_max import RangeMax
+from partwise.distributor.segment_costs import SegmentCosts
+from partwise.distributor.workload import Workload
+from partwise.model import Model
+
+Synthesise = Callable[[random.Random], Any]
+
+
+def random_curve(rng: random.Random, low: float, high: float, y: float) -> Curve:
+    x = sorted(rng.uniform(low, high) for _ in range(rng.randint(1, 4)))
+    return Curve(x=tuple(x), y=tuple(y * rng.uniform(0.2, 1) for _ in x))
+
+
+def random_cluster(rng: random.Random) -> Cluster:
+    """Up to 5 servers on up to 3 hosts, with curves that are not even monotone."""
+    hosts = []
+    for i in range(rng.randint(1, 3)):
+        rates = Rates(
+            one_core_macs_per_s=random_curve(rng, 1, 20, 3e7),
+            all_cores_macs_per_s=random_curve(rng, 1, 20, 6e7),
+        )
+        hosts.append(
+            Host(
+                name=f"h{i}",
+                cores=rng.randint(1, 8),
+                memory_bytes=1 << 30,
+                one_core_bytes_per_s=random_curve(rng, 1e3, 1e5, 1e8),
+                all_cores_bytes_per_s=random_curve(rng, 1e3, 1e5, 2e8),
+                rates={"fp32": rates},
+                call_overhead_s=rng.choice([0, 1e-5]),
+                layer_overhead_s=rng.choice([0, 1e-6, 1e-3]),
+            )
+        )
+    servers = tuple(
+        Server(
+            name=f"s{i}",
+            host=rng.choice(hosts).name,
+            threads=rng.randint(1, 4),
+            memory_bytes=rng.randint(1, 200_000),
+        )
+        for i in range(rng.randint(1, 5))
+    )
+    link = LinkSpeed(bandwidth_bytes_per_s=1e6, round_trip_s=1e-4)
+    return Cluster(hosts=tuple(hosts), servers=servers, default_link=link)
+
+
+def random_workload(rng: random.Random) -> Workload:
+    return Workload(
+        streams=rng.choice([1, 2, 3, 8]),
+        context_tokens=rng.choice([1, 8, 50]),
+        sequences=rng.randint(1, 4),
+        prefill_tokens=rng.choice([1, 16]),
+        is_training=rng.random() < 0.2,
+        has_checkpointing=rng.random() < 0.5,
+    )
+
+
+def cut_plan(model: Model, cuts: list[int], servers: list[str]) -> Plan:
+    """Layers between ``cuts`` whole on ``servers``."""
+    stages = tuple(
+        Stage(start=start, stop=stop, members=(Member(part=f"p{i}"),))
+        for i, (start, stop) in enumerate(pairwise(cuts))
+    )
+    return Plan(
+        strategy="test",
+        model=ModelIdentity(
+            name=model.name,
+            architecture=model.architecture,
+            fingerprint=model.fingerprint,
+            num_layers=len(model.layers),
+        ),
+        stages=stages,
+        parts=tuple(Part(name=f"p{i}", server=server) for i, server in enumerate(servers)),
+        links=tuple(Link(source=f"p{i}", target=f"p{i + 1}") for i in range(len(servers) - 1)),
+        placements=place_parameters(model, stages),
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_segment_costs_what_a_plan_of_it_is_predicted_to(
+    seed: int, make_synthetic: Synthesise
+) -> None:
+    rng = random.Random(seed)
+    model, cluster = make_synthetic(rng).model, random_cluster(rng)
+    workload = random_workload(rng)
+    count = min(len(cluster.servers), len(model.layers))
+    names = [server.name for server in rng.sample(cluster.servers, count)]
+    cuts = [0, *sorted(rng.sample(range(1, len(model.layers)), count - 1)), len(model.layers)]
+    costs = SegmentCosts(model, cluster, workload, names)
+    prediction = predict(cut_plan(model, cuts, names), model, cluster, workload)
+    for i, (start, stop) in enumerate(pairwise(cuts)):
+        assert costs.seconds(i, start, stop) == pytest.approx(prediction.parts[i].compute_s)
+        assert costs.bytes(start, stop) == pytest.approx(prediction.parts[i].memory_bytes, abs=2)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_more_layers_never_cost_less(seed: int, make_synthetic: Synthesise) -> None:
+    rng = random.Random(seed)
+    model, cluster = make_synthetic(rng).model, random_cluster(rng)
+    costs = SegmentCosts(model, cluster, random_workload(rng))
+    num_layers = len(model.layers)
+    for server in range(len(cluster.servers)):
+        for start in range(num_layers):
+            previous = costs.seconds(server, start, start), costs.bytes(start, start)
+            assert previous == (0, 0)
+            for stop in range(start + 1, num_layers + 1):
+                now = costs.seconds(server, start, stop), costs.bytes(start, stop)
+                assert now[0] >= previous[0]
+                assert now[1] >= previous[1]
+                assert costs.seconds(server, start + 1, stop) <= now[0]
+                assert costs.bytes(start + 1, stop) <= now[1]
+                previous = now
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_furthest_stop_is_that_of_a_search_one_by_one(
+    seed: int, make_synthetic: Synthesise
+) -> None:
+    rng = random.Random(seed)
+    model, cluster = make_synthetic(rng).model, random_cluster(rng)
+    costs = SegmentCosts(model, cluster, random_workload(rng))
+    num_layers = len(model.layers)
+    for _ in range(20):
+        server, start = rng.randrange(len(cluster.servers)), rng.randrange(num_layers + 1)
+        whole = costs.seconds(server, 0, num_layers)
+        limit_s = rng.choice([rng.random() * whole, costs.seconds(server, start, num_layers), 0.0])
+        memory = costs.memory_limits[server] = rng.randint(0, 2 * costs.bytes(0, num_layers))
+        stops = range(start, num_layers + 1)
+        fitting = [
+            stop
+            for stop in stops
+            if costs.seconds(server, start, stop) <= limit_s and costs.bytes(start, stop) <= memory
+        ]
+        assert costs.max_stop(server, start, limit_s) == fitting[-1]
+        assert len(fitting) == fitting[-1] - start + 1
+
+
+def test_costs_to_each_stop_are_those_one_by_one(model: Model) -> None:
+    rng = random.Random(5)
+    for _ in range(10):
+        cluster = random_cluster(rng)
+        costs = SegmentCosts(model, cluster, Workload(streams=3))
+        for start in range(len(model.layers)):
+            stops = range(start + 1, len(model.layers) + 1)
+            expected = [costs.seconds(0, start, stop) for stop in stops]
+            assert costs.seconds_to_each_stop(0, start) == pytest.approx(expected)
+
+
+def test_tied_layers_in_one_segment_take_their_bytes_once(model: Model) -> None:
+    costs = SegmentCosts(model, random_cluster(random.Random(1)), Workload())
+    head = len(model.layers) - 1
+    apart = costs.bytes(0, head) + costs.bytes(head, head + 1)
+    whole = costs.bytes(0, head + 1)
+    table_bytes = 30 * 16 * 4
+    largest = [costs.bytes(i, i + 1) for i in (1, head)]
+    assert apart - whole >= table_bytes
+    assert whole >= max(largest)
+
+
+def test_the_largest_of_any_run_is_found() -> None:
+    rng = random.Random(0)
+    for count in (1, 2, 3, 7, 8, 20):
+        values = [rng.randint(0, 99) for _ in range(count)]
+        table = RangeMax(values)
+        for start in range(count):
+            for stop in range(start + 1, count + 1):
+                assert table.largest(start, stop) == max(values[start:stop])
