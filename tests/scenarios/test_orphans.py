@@ -164,7 +164,9 @@ def test_a_server_that_fails_is_told_with_its_own_last_line(runs) -> None:
 def test_a_server_that_fails_before_it_listens_says_why(started) -> None:
     servers = LocalServers("none", b"0" * 64)
     try:
-        with pytest.raises(LaunchError, match=re.escape("server 'a' did not start: OSError: [Errno 22]")):
+        with pytest.raises(
+            LaunchError, match=re.escape("server 'a' did not start: OSError: [Errno 22]")
+        ):
             servers.start(["a"], [(99_999,)])
     finally:
         servers.close()
