@@ -43,6 +43,7 @@ def chain_model(widths: list[int]) -> Model:
     return Model(
         name="chain",
         architecture="Chain",
+        config_digest="",
         layers=layers,
         cut_tensors=(CutTensor(name="hidden", width=max(widths)),),
         context_tokens=1,
