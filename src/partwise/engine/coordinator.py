@@ -258,11 +258,11 @@ class Coordinator:
     def _on_result(self, link: Link, frame: Frame) -> None:
         self._sent.pop(frame.microbatch, None)
         picks = self._scheduler.complete(frame.microbatch, frame.tensors[0].tolist())
+        # The next step leaves before anything else is done: parts wait for it.
+        self._send_ready()
         for pick in picks:
             self._report(pick, frame)
         link.release(frame)
-        # The next step leaves before anything else is done: parts wait for it.
-        self._send_ready()
         self._release_idle()
 
     def _report(self, pick: Pick, frame: Frame) -> None:

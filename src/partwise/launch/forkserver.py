@@ -58,12 +58,13 @@ def main() -> None:
     lines = sys.stdin.buffer
     preload = msgspec.json.decode(lines.readline(), type=Preload)
     _end_with_coordinator(preload.folder)
+    gc.disable()  # what an import makes stays: looking for garbage in it costs half a second
     import torch
 
     torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
     import_runner(preload.architecture)
-    gc.collect()
     gc.freeze()  # the collector would copy every shared page in every server
+    gc.enable()
     spawned: dict[int, Spawn] = {}
     signal.signal(signal.SIGCHLD, lambda *_: _reap(spawned))
     while line := lines.readline():
