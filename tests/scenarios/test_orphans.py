@@ -45,6 +45,8 @@ class Generating:
         self.folder = folder
         folder.mkdir()
         words = ["generate", str(model), "Once upon a time", "--raw"]
+        # Where these tests run in the background SIGINT is ignored, and a child would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "partwise.cli.main", *words, *OPTIONS],
             stdout=subprocess.PIPE,
