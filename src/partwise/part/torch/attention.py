@@ -43,7 +43,8 @@ def attend_rows(
 ) -> tuple[Tensor, None]:
     """Causal attention of every row over its past and itself; returns (1, N, H, D).
 
-    Source: the attention interface of transformers (``AttentionInterface``).
+    Source: the attention interface of transformers (``AttentionInterface``), which fixes the
+    parameters.
     """
     query_HND, key_KND, value_KND = query_1HND[0], key_1KND[0], value_1KND[0]
     if len(rows) == 1:
