@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -131,7 +130,4 @@ def finish(commit: str, records: Mapping[str, Record], *, is_whole: bool) -> Non
         "seconds": round(sum(r.seconds for r in records.values()), 1),
         "lines": {line_id: record.describe() for line_id, record in records.items()},
     }
-    if is_whole:
-        report("accept", figures)
-    else:
-        print(json.dumps({"bench": "accept", **figures}))
+    report("accept", figures, is_default=is_whole)

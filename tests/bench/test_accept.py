@@ -43,6 +43,26 @@ def accept(repository: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
     return run
 
 
+@pytest.mark.parametrize("words", [(), ("--only", "9.1")])
+def test_only_a_whole_run_of_the_checkout_writes_its_results(
+    words: tuple[str, ...],
+    repository: Path,
+    accept: Callable[..., tuple[int, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = repository / "results"
+    monkeypatch.setattr("accept.main.ROOT", repository)
+    monkeypatch.setattr("harness.RESULTS", results)
+    lines = [
+        Line(id=line_id, text="", command=python(""), judge=Succeeds(), limit_s=20)
+        for line_id in ("9.1", "9.2")
+    ]
+    code, printed = accept(lines, *words)
+    assert code == 0
+    assert printed["num_met"] == (1 if words else 2)
+    assert (results / "accept.json").exists() == (not words)
+
+
 def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 

@@ -11,19 +11,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 
 from partwise import errors
-from partwise.distributor.plan import Plan, decode_plan
-from partwise.distributor.verify import verify_plan
-from partwise.distributor.whole import check_whole
 from partwise.errors import PartwiseError, RemoteError
-from partwise.model import Model, open_model
+from partwise.part.assignment import Assignment, open_assignment
 from partwise.part.machine import (
     Action,
-    Assigned,
     Broken,
     Compute,
     Computed,
@@ -43,7 +36,8 @@ from partwise.part.machine import (
     Unassigned,
 )
 from partwise.part.memory import resident_bytes
-from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
+from partwise.part.refused import RefusedClients
+from partwise.part.runner import Runner, RunnerFactory
 from partwise.remote.authenticate import Hello
 from partwise.remote.channel import Channel
 from partwise.remote.frame import Frame, RowFlag
@@ -68,11 +62,8 @@ from partwise.remote.messages import (
 )
 from partwise.remote.poller import Poller
 from partwise.remote.transport import Address, Listener, Transport
-from partwise.store import Store
 
 IDLE_POLL_S = 1.0
-MAX_REFUSED, REFUSED_S = 16, 2.0
-"""How many clients may be reading why they were refused, and for how long."""
 _PROMPT = int(RowFlag.PROMPT)
 STALL_S = 30.0
 """A link on which nothing moves for so long, with data waiting, is given up."""
@@ -101,11 +92,9 @@ class PartServer:
         self._coordinator: Link | None = None
         self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
         self._inbound: set[Link] = set()
-        self._refused: dict[Link, float] = {}  # told why; until when they may read it
+        self._refused = RefusedClients(self._poller)
         self._next: Link | None = None
-        self._assign: Assign | None = None
-        self._plan: Plan | None = None
-        self._model: Model | None = None
+        self._assignment: Assignment | None = None
         self._runner: Runner | None = None
         self._todo: list[Action] = []
         self._counters = Counters()
@@ -152,28 +141,16 @@ class PartServer:
     def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
         link = Link(channel, hello.name)
         if self._coordinator is not None:
-            self._refuse_coordinator(link)
+            text = f"server {self.name} already serves another coordinator: stop that one first"
+            self._refused.refuse(link, text)
             return
         self._coordinator = link
         self._poller.add_link(link)
 
-    def _refuse_coordinator(self, link: Link) -> None:
-        text = f"server {self.name} already serves another coordinator: stop that one first"
-        try:
-            link.send(message_frame(Failed(error="LaunchError", text=text)))
-        except RemoteError:  # it may be gone already
-            link.close()
-            return
-        if len(self._refused) >= MAX_REFUSED:
-            link.close()
-            return
-        # Closing now, with its first message unread, could destroy ours.
-        self._refused[link] = time.monotonic() + REFUSED_S
-        self._poller.add_link(link)
-
     def _accept_part(self, hello: Hello, channel: Channel) -> None:
         link = Link(channel, hello.name)
-        is_ours = self._assign is not None and hello.deployment == self._assign.deployment
+        assignment = self._assignment
+        is_ours = assignment is not None and hello.deployment == assignment.deployment
         if hello.role != "part" or not is_ours:
             link.close()
             return
@@ -189,11 +166,11 @@ class PartServer:
             self._fail(
                 RemoteError(
                     f"{self._machine.name} lost its link to {link.name} after step"
-                    f" {self._machine.finished_step} ({self._version}): {error}"
+                    f" {self._machine.finished_step} (plan_version {self._plan_version}): {error}"
                 )
             )
         elif link in self._refused:
-            del self._refused[link]
+            self._refused.forget(link)
         else:
             # The part before may be replaced: this one keeps what it holds, and the
             # coordinator, which sees that part's end itself, decides.
@@ -202,14 +179,12 @@ class PartServer:
     def _give_up_stalled(self) -> None:
         now_s = time.monotonic()
         self._next_check_s = now_s + IDLE_POLL_S
-        for refused in [link for link, stop_s in self._refused.items() if now_s > stop_s]:
-            del self._refused[refused]
-            self._poller.remove(refused)
+        self._refused.close_late(now_s)
         for link in (self._next, self._coordinator):
             if link and link.has_output and now_s - link.last_progress_s > STALL_S:
                 text = (
                     f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s after"
-                    f" step {self._machine.finished_step} ({self._version})"
+                    f" step {self._machine.finished_step} (plan_version {self._plan_version})"
                 )
                 self._poller.lose(link, errors.DeadlineExceeded(text))
 
@@ -235,9 +210,9 @@ class PartServer:
         if link is not self._coordinator:
             raise errors.FrameError(f"{link.name} sent a control message: only coordinators may")
         message = decode_message(frame)
-        if self._plan is not None and frame.plan_version != self._plan.plan_version:
+        if self._assignment is not None and frame.plan_version != self._plan_version:
             raise errors.FrameError(
-                f"{self._machine.name} serves plan_version {self._plan.plan_version}, a"
+                f"{self._machine.name} serves plan_version {self._plan_version}, a"
                 f" {type(message).__name__} is of {frame.plan_version}"
             )
         match message:
@@ -270,14 +245,14 @@ class PartServer:
         if self._coordinator is None:
             return
         try:
-            plan_version = self._plan.plan_version if self._plan is not None else 0
-            self._coordinator.send(message_frame(message, plan_version))
+            self._coordinator.send(message_frame(message, self._plan_version))
         except RemoteError as exc:
             self._poller.lose(self._coordinator, exc)
 
     @property
-    def _version(self) -> str:
-        return f"plan_version {self._plan.plan_version if self._plan is not None else 'none'}"
+    def _plan_version(self) -> int:
+        """0 without an assignment."""
+        return self._assignment.plan.plan_version if self._assignment is not None else 0
 
     def _fail(self, error: Exception) -> None:
         """Tell the coordinator why this assignment ends, and end it."""
@@ -296,42 +271,17 @@ class PartServer:
         if self._machine.phase is not Phase.IDLE:
             raise errors.FrameError(f"{self._machine.name} is assigned already")
         try:
-            plan = decode_plan(assign.plan)
-            stage = plan.stage_of(assign.part)
-            model = open_model(assign.model_path)
-            verify_plan(plan, model)
-            check_whole(plan)
+            self._assignment = open_assignment(assign)
         except PartwiseError as exc:
             self._tell(Failed(error=type(exc).__name__, text=str(exc)))
             return
-        self._assign, self._plan, self._model = assign, plan, model
-        is_first = stage.start == 0
-        assigned = Assigned(
-            part=assign.part,
-            plan_version=plan.plan_version,
-            is_last=stage.stop == len(model.layers),
-            input_dtype=np.dtype(np.int64 if is_first else np.float32),
-            input_widths=() if is_first else (model.hidden_size,),
-        )
-        self._apply(assigned)
+        self._apply(self._assignment.event())
 
     def _load(self, action: Load) -> None:
-        assign, plan, model = self._assign, self._plan, self._model
-        if assign is None or plan is None or model is None:
+        if self._assignment is None:
             return
         try:
-            model_path = Path(assign.model_path)
-            with Store.open(model_path) as store:
-                options = RunnerOptions(
-                    plan=plan,
-                    part=assign.part,
-                    model=model,
-                    model_path=model_path,
-                    store=store,
-                    threads=assign.threads,
-                    on_progress=self._on_progress,
-                )
-                self._runner = self._make_runner(options)
+            self._runner = self._assignment.load(self._make_runner, self._on_progress)
         except _Abandoned:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
@@ -351,13 +301,14 @@ class PartServer:
         self._between_layers()
 
     def _on_connect(self, connect: Connect) -> None:
-        if self._assign is None or self._machine.phase is not Phase.LOADED:
+        assignment = self._assignment
+        if assignment is None or self._machine.phase is not Phase.LOADED:
             raise errors.FrameError(f"{self._machine.name} is {self._machine.phase}, not loaded")
-        hello = Hello(role="part", name=self._assign.part, deployment=self._assign.deployment)
+        hello = Hello(role="part", name=assignment.part, deployment=assignment.deployment)
         try:
             channel = self._transport.connect(Address(connect.host, connect.port), hello)
         except RemoteError as exc:
-            self._fail(type(exc)(f"{self._assign.part} cannot reach {connect.part}: {exc}"))
+            self._fail(type(exc)(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
         self._next = Link(channel, connect.part)
         self._poller.add_link(self._next)
@@ -370,7 +321,7 @@ class PartServer:
                 self._poller.remove(link)
         self._inbound, self._next = set(), None
         self._previous.clear()
-        self._assign = self._plan = self._model = self._runner = None
+        self._assignment = self._runner = None
         self._counters = Counters()
         self._idle_since_ns = 0
 

@@ -19,6 +19,7 @@ from partwise.part.runner import RunnerOptions
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
+from partwise.part.torch.linear import with_few_rows_linear
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 
@@ -154,7 +155,7 @@ class _Weights:
     def fill(self, family: TorchFamily, layer: Layer, block: int) -> nn.Module:
         """The module of ``layer`` with its weights."""
         with torch.device("meta"):
-            module = family.module(layer, block)
+            module = with_few_rows_linear(family.module(layer, block))
         prefix = family.prefix(layer)
         state = {p.name.removeprefix(prefix): self._tensor(p.stored_name) for p in layer.parameters}
         module.load_state_dict(state, strict=True, assign=True)

@@ -1,0 +1,82 @@
+"""What a coordinator gave a server to do: its part of a plan, checked, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from partwise.distributor.plan import Plan, decode_plan
+from partwise.distributor.verify import verify_plan
+from partwise.distributor.whole import check_whole
+from partwise.model import Model, open_model
+from partwise.part.machine import Assigned
+from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
+from partwise.remote.messages import Assign
+from partwise.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One part of a verified plan, and the model as this server sees it."""
+
+    part: str
+    deployment: str
+    plan: Plan
+    model: Model
+    model_path: Path
+    threads: int
+
+    def event(self) -> Assigned:
+        """What the part's machine is to know of it."""
+        stage = self.plan.stage_of(self.part)
+        is_first = stage.start == 0
+        return Assigned(
+            part=self.part,
+            plan_version=self.plan.plan_version,
+            is_last=stage.stop == len(self.model.layers),
+            input_dtype=np.dtype(np.int64 if is_first else np.float32),
+            input_widths=() if is_first else (self.model.hidden_size,),
+        )
+
+    def load(self, make_runner: RunnerFactory, on_progress: Callable[[int, int], None]) -> Runner:
+        """A runner with the part's weights; ``on_progress`` as `RunnerOptions` says.
+
+        Raises:
+            Exception: whatever the runner or the store raises.
+        """
+        with Store.open(self.model_path) as store:
+            options = RunnerOptions(
+                plan=self.plan,
+                part=self.part,
+                model=self.model,
+                model_path=self.model_path,
+                store=store,
+                threads=self.threads,
+                on_progress=on_progress,
+            )
+            return make_runner(options)
+
+
+def open_assignment(assign: Assign) -> Assignment:
+    """Check what was assigned: a server trusts no plan that it has not verified itself.
+
+    Raises:
+        PartwiseError: the plan cannot be read, does not tile the model that lies here, or needs
+            what the runners cannot do.
+    """
+    plan = decode_plan(assign.plan)
+    plan.stage_of(assign.part)
+    model = open_model(assign.model_path)
+    verify_plan(plan, model)
+    check_whole(plan)
+    return Assignment(
+        part=assign.part,
+        deployment=assign.deployment,
+        plan=plan,
+        model=model,
+        model_path=Path(assign.model_path),
+        threads=assign.threads,
+    )
