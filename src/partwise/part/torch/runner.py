@@ -110,7 +110,7 @@ class TorchRunner:
             chosen = logits_RV.gather(-1, ids_R.unsqueeze(-1)).squeeze(-1)
             outputs.append((chosen - logits_RV.logsumexp(-1)).numpy())
         if wanted & RowFlag.LOGITS:
-            outputs.append(logits_RV.numpy())
+            outputs.append(np.ascontiguousarray(logits_RV.numpy()))
         return tuple(outputs)
 
     def _check(self, values: Tensor, rows: Sequence[Row]) -> None:
