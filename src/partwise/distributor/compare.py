@@ -46,8 +46,16 @@ def plan_with(problem: Problem, name: str) -> Planned:
     Raises:
         PlanError: the strategy makes no plan, or a host gives no rates for its precision.
     """
+    return evaluate(problem, STRATEGIES[name].plan(problem))
+
+
+def evaluate(problem: Problem, plan: Plan) -> Planned:
+    """A verified ``plan``, what it costs for the problem's workload, and the verdict on it.
+
+    Raises:
+        PlanError: a host gives no rates for a part's precision.
+    """
     model, cluster, workload = problem.model, problem.cluster, problem.workload
-    plan = STRATEGIES[name].plan(problem)
     return Planned(
         plan=plan,
         prediction=predict(plan, model, cluster, workload),
