@@ -83,7 +83,7 @@ def test_members_are_side_by_side_and_all_there(wide_model: Model, count: int, p
 
 
 def test_borders_join_the_cells_above_and_below(wide_model: Model) -> None:
-    names = [f"s{i}" for i in range(9)]
+    names = [f"s{i}" for i in range(20)]
     lines = draw_text(draw(wide_model, "count", names)).splitlines()
     joints = {(False, False): "─", (True, False): "┴", (False, True): "┬", (True, True): "┼"}
     for above, border, below in zip(lines[:-2], lines[1:-1], lines[2:], strict=True):
@@ -197,6 +197,9 @@ def test_no_label_of_the_svg_leaves_its_cell_or_meets_another(
         for one in group.findall(f"{SVG}text"):
             assert is_inside(box_of_text(one), frame)
     frames = [box_of_rect(group.find(f"{SVG}rect")) for group in cells]
+    assert min(frame[0] for frame in frames) == width - max(frame[2] for frame in frames) > 0
+    outside = [box_of_text(one) for one in root.findall(f"{SVG}text") if one.text]
+    assert not any(overlap(box, frame) for box in outside for frame in frames)
     for boxes in (texts, frames):
         for i, box in enumerate(boxes):
             assert not any(overlap(box, other) for other in boxes[:i])
