@@ -5,8 +5,8 @@ Widths are in columns of text. `picture_text.py` and `picture_svg.py` draw it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from partwise.distributor.cost import Prediction
@@ -51,55 +51,76 @@ class Picture:
     bands: tuple[Band, ...]
 
 
-def arrange(
-    plan: Plan, model: Model, prediction: Prediction | None = None, columns: int = MAX_COLUMNS
-) -> Picture:
-    """The picture of a verified plan, ``columns`` wide with its outer borders.
+def arrange(plan: Plan, model: Model, prediction: Prediction | None = None) -> Picture:
+    """The picture of a verified plan, `MAX_COLUMNS` wide with its outer borders.
 
     Cells are as wide as their members' shares of the stage's weights, as far as their text
     leaves a choice; members that do not fit side by side continue in the next row.
     """
-    inner = columns - 2
+    inner = MAX_COLUMNS - 2
     costs = {cost.part: cost for cost in prediction.parts} if prediction else {}
     bands = tuple(_make_band(plan, model, stage, costs, inner) for stage in plan.stages)
     return Picture(columns=inner, bands=bands)
 
 
 def _make_band(
-    plan: Plan, model: Model, stage: Stage, costs: dict[str, PartCost], columns: int
+    plan: Plan, model: Model, stage: Stage, costs: Mapping[str, PartCost], columns: int
 ) -> Band:
     names = [member.part for member in stage.members]
     owned = [measure_ownership(plan, model, name) for name in names]
-    shares = [one.of_weights for one in owned]
-    servers = [shorten(plan.part(name).server, columns - PADDING) for name in names]
-    words = [
-        _describe(one if len(names) > 1 else None, costs.get(name))
+    cells = [
+        _make_cell(
+            shorten(plan.part(name).server, columns - PADDING),
+            one if len(names) > 1 else None,
+            costs.get(name),
+        )
         for name, one in zip(names, owned, strict=True)
     ]
-    texts = [(server, *word) for server, word in zip(servers, words, strict=True)]
-    minimums = [max(map(len, text)) + PADDING for text in texts]
-    rows: list[tuple[Cell, ...]] = []
-    for start, stop in wrap(minimums, columns):
-        room = columns - (stop - start - 1)
-        widths = share_columns(room, minimums[start:stop], shares[start:stop])
-        rows.append(
-            tuple(
-                Cell(
-                    server=servers[i],
-                    words=words[i],
-                    bound_by=name_bound(costs[names[i]]) if names[i] in costs else "",
-                    columns=width,
-                )
-                for i, width in zip(range(start, stop), widths, strict=True)
-            )
-        )
     received = [costs[name] for name in names if name in costs and costs[name].hop_bytes]
     slowest = max(received, key=lambda cost: cost.hop_s, default=None)
     return Band(
         layers=model.describe_range(stage.start, stage.stop),
         hop="" if slowest is None else f"{slowest.hop_bytes:,} bytes, {_ms(slowest.hop_s)}",
-        rows=tuple(rows),
+        rows=_fill_rows(cells, [one.of_weights for one in owned], columns),
     )
+
+
+def _make_cell(server: str, owned: Ownership | None, cost: PartCost | None) -> Cell:
+    """The narrowest cell with a member's share of its stage, its time for a pass, and the kinds
+    of neurons that it has where it lacks some, as far as they are known."""
+    words = []
+    if owned is not None:
+        words.append(f"{100 * owned.of_weights:.0f} %")
+    if cost is not None:
+        words.append(_ms(cost.busy_s))
+    if owned is not None:
+        kinds = [kind for kind, share in owned.by_kind.items() if share]
+        if len(kinds) < len(owned.by_kind):
+            words.append(" + ".join(kinds) or "no neurons")
+    return Cell(
+        server=server,
+        words=tuple(words),
+        bound_by="" if cost is None else name_bound(cost),
+        columns=max(len(server), *map(len, words), 0) + PADDING,
+    )
+
+
+def _fill_rows(
+    cells: Sequence[Cell], shares: Sequence[float], columns: int
+) -> tuple[tuple[Cell, ...], ...]:
+    """The cells, as narrow as they can be, widened by share until they fill rows."""
+    minimums = [cell.columns for cell in cells]
+    rows = []
+    for start, stop in wrap(minimums, columns):
+        room = columns - (stop - start - 1)
+        widths = share_columns(room, minimums[start:stop], shares[start:stop])
+        rows.append(
+            tuple(
+                replace(cell, columns=width)
+                for cell, width in zip(cells[start:stop], widths, strict=True)
+            )
+        )
+    return tuple(rows)
 
 
 def wrap(minimums: Sequence[int], columns: int) -> list[tuple[int, int]]:
@@ -139,21 +160,6 @@ def shorten(text: str, columns: int) -> str:
         return text
     head = (columns - 1) // 2
     return f"{text[:head]}…{text[len(text) - (columns - 1 - head) :]}"
-
-
-def _describe(owned: Ownership | None, cost: PartCost | None) -> tuple[str, ...]:
-    """A member's share of its stage, its time for a pass, and the kinds of neurons that it has
-    where it lacks some, as far as they are known."""
-    words = []
-    if owned is not None:
-        words.append(f"{100 * owned.of_weights:.0f} %")
-    if cost is not None:
-        words.append(_ms(cost.busy_s))
-    if owned is not None:
-        kinds = [kind for kind, share in owned.by_kind.items() if share]
-        if len(kinds) < len(owned.by_kind):
-            words.append(" + ".join(kinds) or "no neurons")
-    return tuple(words)
 
 
 def _ms(seconds: float) -> str:

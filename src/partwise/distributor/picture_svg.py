@@ -45,39 +45,60 @@ rect.exchange { fill: #35205c; stroke: #ab7df8; }
 
 def draw_svg(picture: Picture, title: str, notes: Sequence[str] = ()) -> str:
     """The picture as an SVG document, with a title above it and lines of text below."""
-    columns = picture.columns
-    y_px = MARGIN_PX
-    shapes = []
-    for line in textwrap.wrap(title, columns):
-        shapes.append(_text(0, y_px, line, "name"))
-        y_px += LINE_PX
+    page = _Page(picture.columns)
+    page.add_text([title], "name")
     for i, band in enumerate(picture.bands):
-        if i:
-            shapes.append(_draw_hop(columns, y_px, band.hop))
-        y_px += HOP_PX if i else LINE_PX // 2
-        shapes += _draw_band(band, y_px)
-        y_px += _height_px(band)
-    y_px += LINE_PX
-    bounds = {c.bound_by for band in picture.bands for row in band.rows for c in row if c.bound_by}
-    for bound in sorted(bounds):
-        shapes.append(_rect(0, y_px + 3, 12, 12, bound))
-        shapes.append(_text(2, y_px, f" bound by {bound}", "faint"))
-        y_px += LINE_PX
-    for line in (line for note in notes for line in textwrap.wrap(note, columns)):
-        shapes.append(_text(0, y_px, line, "faint"))
-        y_px += LINE_PX
-    width_px, height_px = 2 * MARGIN_PX + columns * COLUMN_PX, y_px + MARGIN_PX
-    size = f'width="{width_px}" height="{height_px}" viewBox="0 0 {width_px} {height_px}"'
-    return "\n".join(
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"',
-            f" aria-label={quoteattr(title)}>",
+        page.add_band(band, is_first=i == 0)
+    page.y_px += LINE_PX
+    bounds = {cell.bound_by for band in picture.bands for row in band.rows for cell in row}
+    for bound in sorted(bounds - {""}):
+        page.add_key(bound)
+    page.add_text(notes, "faint")
+    return page.finish(title)
+
+
+class _Page:
+    """The document as it grows from top to bottom: what was drawn, down to ``y_px``."""
+
+    def __init__(self, columns: int) -> None:
+        self.y_px = MARGIN_PX
+        self._columns = columns
+        self._shapes: list[str] = []
+
+    def add_text(self, texts: Iterable[str], kind: str) -> None:
+        """Add texts, each in as many lines as it takes."""
+        for line in (line for text in texts for line in textwrap.wrap(text, self._columns)):
+            self._shapes.append(_text(0, self.y_px, line, kind))
+            self.y_px += LINE_PX
+
+    def add_band(self, band: Band, *, is_first: bool) -> None:
+        """Add a stage, and what reaches it from the one above."""
+        if not is_first:
+            self._shapes.append(_draw_hop(self._columns, self.y_px, band.hop))
+        self.y_px += LINE_PX // 2 if is_first else HOP_PX
+        self._shapes += _draw_band(band, self.y_px)
+        self.y_px += _height_px(band)
+
+    def add_key(self, bound: str) -> None:
+        """Add what a colour means."""
+        self._shapes.append(_rect(0, self.y_px + 3, 12, 12, bound))
+        self._shapes.append(_text(2, self.y_px, f" bound by {bound}", "faint"))
+        self.y_px += LINE_PX
+
+    def finish(self, title: str) -> str:
+        """The document."""
+        width_px = 2 * MARGIN_PX + self._columns * COLUMN_PX
+        height_px = self.y_px + MARGIN_PX
+        size = f'width="{width_px}" height="{height_px}"'
+        view = f'viewBox="0 0 {width_px} {height_px}" role="img" aria-label={quoteattr(title)}'
+        lines = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {view}>',
             f"<style>{STYLE}</style>",
-            f'<rect class="page" width="{width_px}" height="{height_px}"/>',
-            *shapes,
+            f'<rect class="page" {size}/>',
+            *self._shapes,
             "</svg>\n",
         )
-    )
+        return "\n".join(lines)
 
 
 def _draw_band(band: Band, y_px: int) -> Iterator[str]:
