@@ -70,14 +70,17 @@ def test_servers_of_a_pipeline_are_in_it_from_top_to_bottom(
 @pytest.mark.parametrize("prefix", ["s", "10.0.0.5:70", "a-server-with-quite-a-long-name-"])
 def test_members_are_side_by_side_and_all_there(wide_model: Model, count: int, prefix: str) -> None:
     names = [f"{prefix}{i:02}" for i in range(count)]
-    text = draw_text(draw(wide_model, "count", names))
+    picture = draw(wide_model, "count", names)
+    text = draw_text(picture)
     lines = text.splitlines()
     assert {len(line) for line in lines} == {MAX_COLUMNS}
     found = [name for line in lines for name in names if name in line]
     assert found == names
     assert "embedding + blocks 0:64 + norm + head" in lines[1]
-    # As many side by side as their names or times leave room for.
-    per_row = (MAX_COLUMNS - 1) // (max(*map(len, names), len("0.01 ms")) + 3)
+    # As many side by side as their names, shares and times leave room for.
+    cells = [cell for row in picture.bands[0].rows for cell in row]
+    widest = max(len(text) for cell in cells for text in (cell.server, *cell.words))
+    per_row = (MAX_COLUMNS - 1) // (widest + 3)
     num_rows = sum(any(name in line for name in names) for line in lines)
     assert num_rows == -(-count // per_row)
 

@@ -14,7 +14,7 @@ from partwise.distributor.ownership import Ownership, measure_ownership
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.pricing import PartCost
 from partwise.distributor.shares import round_shares
-from partwise.distributor.slowdown import name_bound
+from partwise.distributor.slowdown import format_ms, name_bound
 from partwise.model.description import Model
 
 MAX_COLUMNS = 100
@@ -78,9 +78,10 @@ def _make_band(
     ]
     received = [costs[name] for name in names if name in costs and costs[name].hop_bytes]
     slowest = max(received, key=lambda cost: cost.hop_s, default=None)
+    hop = slowest and f"{slowest.hop_bytes:,} bytes, {format_ms(slowest.hop_s)} ms"
     return Band(
         layers=model.describe_range(stage.start, stage.stop),
-        hop="" if slowest is None else f"{slowest.hop_bytes:,} bytes, {_ms(slowest.hop_s)}",
+        hop=hop or "",
         rows=_fill_rows(cells, [one.of_weights for one in owned], columns),
     )
 
@@ -92,7 +93,7 @@ def _make_cell(server: str, owned: Ownership | None, cost: PartCost | None) -> C
     if owned is not None:
         words.append(f"{100 * owned.of_weights:.0f} %")
     if cost is not None:
-        words.append(_ms(cost.busy_s))
+        words.append(f"{format_ms(cost.busy_s)} ms")
     if owned is not None:
         kinds = [kind for kind, share in owned.by_kind.items() if share]
         if len(kinds) < len(owned.by_kind):
@@ -160,7 +161,3 @@ def shorten(text: str, columns: int) -> str:
         return text
     head = (columns - 1) // 2
     return f"{text[:head]}…{text[len(text) - (columns - 1 - head) :]}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.2f} ms"

@@ -76,13 +76,13 @@ def _explain_trip(costs: Costs, trip_s: float, alone: Prediction, per: str) -> s
     exchange_s = sum(cost.exchange_s for cost in slowest)
     compute_s = sum(cost.compute_s for cost in slowest)
     added_s = compute_s - alone.parts[0].compute_s
-    of = f"of {_ms(trip_s)} ms a {per}"
+    of = f"of {format_ms(trip_s)} ms a {per}"
     if hops_s >= max(exchange_s, added_s):
         worst = max((cost for stage in costs for cost in stage), key=lambda cost: cost.hop_s)
-        which = f" (the slowest, into {worst.server!r}, {_ms(worst.hop_s)} ms)"
-        return f"hops over links take {_ms(hops_s)} {of}{which if worst.hop_s else ''}"
+        which = f" (the slowest, into {worst.server!r}, {format_ms(worst.hop_s)} ms)"
+        return f"hops over links take {format_ms(hops_s)} {of}{which if worst.hop_s else ''}"
     if exchange_s >= added_s:
-        return f"the exchange between members takes {_ms(exchange_s)} {of}"
+        return f"the exchange between members takes {format_ms(exchange_s)} {of}"
     worst = max(slowest, key=lambda cost: cost.compute_s - _fair_s(cost, costs, alone))
     return _explain_compute(worst, costs, alone, per)
 
@@ -93,7 +93,7 @@ def _explain_filling(costs: Costs, waiting_s: float, num_microbatches: int) -> s
     stage_s = [max(cost.busy_s for cost in stage) for stage in costs]
     hops_s = waiting_s - (sum(stage_s) - max(stage_s))
     if hops_s > waiting_s / 2:
-        return f"hops over links take {_ms(hops_s)} ms of its waiting"
+        return f"hops over links take {format_ms(hops_s)} ms of its waiting"
     noun = "microbatch" if num_microbatches == 1 else "microbatches"
     return f"a step of {num_microbatches} {noun} fills and drains the pipeline"
 
@@ -105,22 +105,22 @@ def _explain_slowest(costs: Costs, prediction: Prediction, alone: Prediction) ->
     )
     if slowest.link_s > slowest.busy_s:
         return (
-            f"the link into {slowest.server!r} takes {_ms(slowest.link_s)} ms a pass, computing"
-            f" there {_ms(slowest.busy_s)} ms"
+            f"the link into {slowest.server!r} takes {format_ms(slowest.link_s)} ms a pass,"
+            f" computing there {format_ms(slowest.busy_s)} ms"
         )
     # While all stages are busy, the slowest one's passes stand against all of one machine's.
     alone_s = alone.parts[0].compute_s * alone.num_microbatches / prediction.num_microbatches
     if slowest.exchange_s > slowest.compute_s - alone_s:
         return (
-            f"the exchange between members takes {_ms(slowest.exchange_s)} of"
-            f" {_ms(slowest.busy_s)} ms a pass"
+            f"the exchange between members takes {format_ms(slowest.exchange_s)} of"
+            f" {format_ms(slowest.busy_s)} ms a pass"
         )
     stage_s = [max(cost.busy_s for cost in stage) for stage in costs]
     is_even = slowest.busy_s <= UNEVEN * sum(stage_s) / len(stage_s)
     if len(costs) > 1 and is_even and slowest.bound_by != "overhead":
         return (
-            f"{_passes(prediction)} take {_ms(slowest.busy_s)} ms each in the slowest part, on one"
-            f" machine {_passes(alone)} {_ms(alone.parts[0].busy_s)} ms each"
+            f"{_passes(prediction)} take {format_ms(slowest.busy_s)} ms each in the slowest part,"
+            f" on one machine {_passes(alone)} {format_ms(alone.parts[0].busy_s)} ms each"
         )
     return _explain_compute(slowest, costs, alone, "pass")
 
@@ -132,12 +132,12 @@ def _explain_compute(cost: PartCost, costs: Costs, alone: Prediction, per: str) 
         count = sum(other.bound_by == "overhead" for other in every)
         return (
             f"{count} of {len(every)} parts are bound by overhead: {cost.server!r} spends more of"
-            f" {_ms(cost.compute_s)} ms a {per} on calls than on its layers"
+            f" {format_ms(cost.compute_s)} ms a {per} on calls than on its layers"
         )
     share = 100 * _share_read(cost, costs)
     return (
-        f"server {cost.server!r} computes {_ms(cost.compute_s)} ms a {per} for {share:.0f} % of"
-        f" what is read, one machine {_ms(alone.parts[0].compute_s)} ms for all"
+        f"server {cost.server!r} computes {format_ms(cost.compute_s)} ms a {per} for {share:.0f} %"
+        f" of what is read, one machine {format_ms(alone.parts[0].compute_s)} ms for all"
     )
 
 
@@ -161,7 +161,7 @@ def _passes(prediction: Prediction) -> str:
     return f"{number} {'pass' if number == 1 else 'passes'} of {prediction.rows} rows"
 
 
-def _ms(seconds: float) -> str:
-    """Milliseconds with three significant digits."""
+def format_ms(seconds: float) -> str:
+    """Milliseconds, without their unit, with three significant digits."""
     ms = 1e3 * seconds
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"

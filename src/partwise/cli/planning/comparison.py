@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from partwise.cli.planning.table import tabulate
-from partwise.cli.planning.words import render_asked, render_measure
+from partwise.cli.planning.words import format_figure, render_asked, render_measure
 
 if TYPE_CHECKING:
     from partwise.cli.format import Cell
@@ -51,15 +51,16 @@ def render_comparison(
 
 def _list_cells(candidate: dict[str, Any], num_measures: int) -> tuple[Cell, ...]:
     expected, machine = candidate["expected"], candidate["machine"]
+    joules = expected["joules_per_token"]
     verdicts: list[Cell] = [_shorten(verdict) for verdict in candidate["beats_one_machine"]]
     return (
         candidate["name"] if machine is None else f"{candidate['name']}: {machine}",
         candidate["num_servers"],
         candidate["num_stages"],
-        1e3 * expected["latency_s"],
-        expected["tokens_per_s"],
+        format_figure(1e3 * expected["latency_s"]),
+        format_figure(expected["tokens_per_s"]),
         expected["hop_bytes_per_token"],
-        expected["joules_per_token"],
+        None if joules is None else format_figure(joules),
         *(verdicts or [""] * num_measures),
     )
 

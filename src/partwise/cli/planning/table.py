@@ -122,9 +122,9 @@ def _list_cells(part: dict[str, Any], precision: str) -> tuple[Cell, ...]:
         part["server_memory_bytes"] / GIB,
         part["working_set_bytes"] / MIB,
         None if cache is None else cache / MIB,
-        1e3 * part["pass_s"],
-        1e3 * part["exchange_s"] or None,
-        1e3 * part["hop_s"] or None,
+        format_figure(1e3 * part["pass_s"]),
+        format_figure(1e3 * part["exchange_s"]) if part["exchange_s"] else None,
+        format_figure(1e3 * part["hop_s"]) if part["hop_s"] else None,
         part["bound_by"],
     )
 
