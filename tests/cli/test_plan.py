@@ -111,7 +111,7 @@ def test_generate_takes_the_plan_for_the_servers_that_it_names(
         (["--parts", "2", "--sequences", "-1"], 2, "--sequences is -1, it must be at least 1"),
         (["--parts", "2", "--context", "5001"], 2, "--context is 5001, tiny reads 5000 tokens"),
         (["--parts", "2", "--out", "/absent/plan.json"], 1, "cannot write the plan to /absent"),
-        ([], 2, "one of the arguments --parts --servers is required"),
+        ([], 2, "one of the arguments --parts --servers --cluster is required"),
         (["--parts", "2", "--servers", "a:1,b:2"], 2, "not allowed with"),
         (["--servers", "a:1,b"], 2, "'b' is not HOST:PORT"),
         (["--servers", "a:1,a:1"], 2, "a server is given twice in a:1,a:1"),

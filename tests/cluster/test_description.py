@@ -131,3 +131,17 @@ def test_servers_do_not_offer_more_memory_than_their_host_has(cluster: Cluster) 
 def test_a_host_refuses(cluster: Cluster, change: dict[str, float]) -> None:
     with pytest.raises(ClusterError, match=f"host 'lab' has .*{next(iter(change))}"):
         replace(cluster.hosts[0], **change)  # type: ignore[arg-type]
+
+
+def test_a_cluster_can_be_cut_down_to_some_servers(cluster: Cluster) -> None:
+    for name in ("lab-0", "lab-1"):  # joined by the link of the hosts, and by one of their own
+        few = cluster.only(["attic-0", name])
+        assert [server.name for server in few.servers] == ["attic-0", name]
+        assert few.link(name, "attic-0") == cluster.link(name, "attic-0")
+    one = cluster.only(["lab-0"])
+    assert [host.name for host in one.hosts] == ["lab"]
+    assert one.links == {}
+    with pytest.raises(ClusterError, match="no server 'lab-7'"):
+        cluster.only(["lab-0", "lab-7"])
+    with pytest.raises(ClusterError, match="'lab-0' is given twice"):
+        cluster.only(["lab-0", "lab-0"])

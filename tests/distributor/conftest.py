@@ -157,3 +157,23 @@ def model() -> Model:
         "tie_word_embeddings": True,
     }
     return find_family(config).describe(config, entries_of(llama_shapes(config, 2)), "tiny")
+
+
+@pytest.fixture(scope="session")
+def wide_model() -> Model:
+    """A llama with 64 of everything that can be shared out: blocks, groups, units, rows."""
+    config = {
+        "model_type": "llama",
+        "num_key_value_heads": 64,
+        "num_attention_heads": 64,
+        "hidden_size": 128,
+        "intermediate_size": 64,
+        "num_hidden_layers": 64,
+        "vocab_size": 64,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+    }
+    shapes = llama_shapes(config, 2)
+    shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+    return find_family(config).describe(config, entries_of(shapes), "wide")

@@ -6,15 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from partwise.errors import UsageError
 
 if TYPE_CHECKING:
-    from partwise.deployment import Answer, Net, PartReport
+    from partwise.cli.expectation import Expectation
+    from partwise.deployment import Answer, Net
     from partwise.engine.prepared import Prepared
     from partwise.engine.sequence import Request
 
@@ -23,18 +22,6 @@ HELP = "answer a prompt with a model in parts over several servers"
 EXAMPLES = (
     'partwise generate models/SmolLM2-135M-Instruct "What is the capital of France?" --parts 3',
     "partwise generate MODEL - --servers 10.0.0.5:7070,lab-2:7070 --token-file F < prompt.txt",
-)
-
-HEADERS = (
-    "part",
-    "server",
-    "layers",
-    "weights MiB",
-    "resident MiB",
-    "compute ms/token",
-    "wait ms/token",
-    "hop ms/token",
-    "sent bytes/token",
 )
 
 
@@ -46,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parts", metavar="N", type=int, help="servers of this machine (default: 1)")
     add("--servers", metavar="HOST:PORT,...", help="servers that listen, a part each, in order")
     add("--plan", metavar="FILE", type=Path, help="a plan that says which server holds what")
+    add(
+        "--cluster",
+        metavar="FILE|PRESET",
+        help="servers called HOST:PORT or local-0, local-1, ...; says what is expected of them",
+    )
+    add("--host", metavar="FILE", type=Path, help="the machine that --cluster local-N cuts")
     add("--token-file", metavar="FILE", type=Path, help="the cluster token of --servers")
     add(
         "--threads",
@@ -74,29 +67,57 @@ def run(args: argparse.Namespace) -> int:
     """Generate, streaming to stdout; progress, notices and figures go to stderr."""
     began_s = time.monotonic()
     check_options(args)
-    from partwise.distributor import read_plan
-    from partwise.engine.prepared import prepare
+    from partwise.cli.report import Report, describe, render
 
-    servers = args.servers.split(",") if args.servers is not None else []
-    plan = read_plan(args.plan) if args.plan is not None else None
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    prepared = prepare(args.model, parts=args.parts, servers=servers, plan=plan)
+    prepared, expectation = prepare_run(args)
     chat = choose_form(args, prepared)
     # Now, so that no server starts in vain.
     request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
     warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
-    with deploy(prepared, args) as net:
+    with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
         before = net.counters()
         answer = net.generate(prompt, max_tokens=args.max_tokens, chat=chat)
         finish(answer, is_streaming=not args.json)
-        reports = net.reports(before)
+        prediction = None
+        if expectation is not None:
+            prediction = expectation.predict(answer.prompt_tokens, len(answer.token_ids))
+        report = Report(
+            answer=answer, parts=net.reports(before), start_s=start_s, prediction=prediction
+        )
         if args.json:
-            print(json.dumps(describe(answer, reports, start_s), indent=1))
+            print(json.dumps(describe(report), indent=1))
         else:
-            print(render(answer, reports, start_s), file=sys.stderr)
+            print(render(report), file=sys.stderr)
     return 0
+
+
+def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]:
+    """What is to be deployed, and with ``--cluster`` what is expected of it.
+
+    Raises:
+        UsageError, ModelError, ClusterError, PlanError: it cannot be deployed so.
+    """
+    from partwise.cli.cluster import open_cluster
+    from partwise.cli.expectation import Expectation, choose_threads, find_addresses, plan_for_run
+    from partwise.distributor import read_plan
+    from partwise.engine.prepared import prepare
+
+    servers = args.servers.split(",") if args.servers is not None else []
+    plan = read_plan(args.plan) if args.plan is not None else None
+    if args.cluster is None:
+        return prepare(args.model, parts=args.parts, servers=servers, plan=plan), None
+    cluster = open_cluster(args.cluster, host_file=args.host)
+    plan = plan or plan_for_run(args.model, cluster)
+    servers = servers or find_addresses(plan)
+    if servers and args.token_file is None:
+        raise UsageError("servers of the cluster that listen need --token-file, their token")
+    prepared = prepare(args.model, parts=args.parts, servers=servers, plan=plan)
+    threads = args.threads or (1 if args.deterministic else choose_threads(plan, cluster))
+    expectation = Expectation(plan=plan, model=prepared.model, cluster=cluster, threads=threads)
+    return prepared, expectation
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -113,21 +134,23 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--step-timeout is {args.step_timeout:g}: give seconds above 0")
     if args.servers is not None and args.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
-    if args.token_file is not None and args.servers is None:
+    if args.token_file is not None and args.servers is None and args.cluster is None:
         raise UsageError("--token-file is for --servers: give both or neither")
+    if args.host is not None and args.cluster is None:
+        raise UsageError("--host is for --cluster local-N: give both or neither")
     if args.pin and args.servers is not None:
         raise UsageError("--pin is for servers of this machine: leave it out with --servers")
 
 
-def deploy(prepared: Prepared, args: argparse.Namespace) -> Net:
-    """Deploy as the options say, with progress on stderr."""
+def deploy(prepared: Prepared, args: argparse.Namespace, expectation: Expectation | None) -> Net:
+    """Deploy as the options say, and as is expected, with progress on stderr."""
     from partwise.cli.progress import Progress
     from partwise.deployment import DeployOptions, start
     from partwise.engine.coordinator import STEP_S
 
     with Progress() as progress:
         options = DeployOptions(
-            threads=args.threads or 0,
+            threads=args.threads or (expectation.threads if expectation else 0),
             is_pinned=args.pin,
             is_deterministic=args.deterministic,
             step_timeout_s=args.step_timeout or STEP_S,
@@ -180,57 +203,3 @@ def finish(answer: Answer, *, is_streaming: bool) -> None:
     finally:
         if is_streaming and (has_printed or answer.finish_reason is not None):
             print(flush=True)
-
-
-def describe(answer: Answer, reports: Sequence[PartReport], start_s: float) -> dict[str, Any]:
-    """The answer and what each part did, as a JSON document."""
-    parts = [asdict(report) for report in reports]
-    for part in parts:
-        del part["server"]
-    return {
-        "text": answer.text,
-        "token_ids": answer.token_ids,
-        "prompt_tokens": answer.prompt_tokens,
-        "finish_reason": answer.finish_reason,
-        "start_s": start_s,
-        "first_token_s": answer.generation.first_token_s,
-        "decode_tokens_per_s": answer.generation.decode_tokens_per_s,
-        "parts": parts,
-    }
-
-
-def render(answer: Answer, reports: Sequence[PartReport], start_s: float) -> str:
-    """What each part did, and the speed, as text for people."""
-    from partwise.cli.format import MIB, format_table
-
-    rows = [
-        (
-            report.name,
-            report.server,
-            report.layers,
-            report.weight_bytes / MIB,
-            report.resident_bytes / MIB,
-            report.compute_ms_per_token,
-            report.wait_ms_per_token,
-            report.hop_ms_per_token,
-            None if report.sent_bytes_per_token is None else round(report.sent_bytes_per_token),
-        )
-        for report in reports
-    ]
-    return f"\n{format_table(HEADERS, rows)}\n\n{render_speed(answer, start_s)}"
-
-
-def render_speed(answer: Answer, start_s: float) -> str:
-    """One line: how many tokens, how soon, how fast."""
-    words = [
-        f"{answer.prompt_tokens:,} prompt tokens",
-        f"{len(answer.token_ids):,} tokens ({answer.finish_reason})",
-        f"ready after {start_s:.2f} s",
-    ]
-    first_token_s = answer.generation.first_token_s
-    if first_token_s is not None:
-        words.append(f"first token {first_token_s:.2f} s later")
-    rate = answer.generation.decode_tokens_per_s
-    if rate is not None:
-        words.append(f"then {rate:.1f} tokens/s")
-    return "; ".join(words)

@@ -1,4 +1,9 @@
-"""`partwise plan`: how a model would be cut over equal servers, from its file headers alone."""
+"""`partwise plan`: which server would hold what, from file headers alone.
+
+Servers of this machine (``--parts``) or at addresses (``--servers``) are taken as equal, and
+layers balanced by the bytes that a token reads. With ``--cluster`` they are what it says, a
+strategy cuts, and the plan says what it expects and whether it beats one machine.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +11,100 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from partwise.errors import PlanError, UsageError
+from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
+from partwise.cli.planning.strategy import add_strategy_options
+from partwise.errors import UsageError
 
 if TYPE_CHECKING:
-    from partwise.distributor import Plan
     from partwise.model.description import Model
 
 NAME = "plan"
-HELP = "cut a model into parts, balanced by the bytes that a token reads; reads no weights"
+HELP = "cut a model into parts for servers, and say what to expect of them; reads no weights"
 EXAMPLES = (
     "partwise plan models/SmolLM2-135M-Instruct --parts 3",
-    "partwise plan models/SmolLM2-135M-Instruct --servers 10.0.0.5:7070,lab-2:7070 --out plan.json",
+    "partwise plan models/SmolLM2-135M-Instruct --cluster home --streams 8 --compare",
 )
 
 DEFAULT_CONTEXT_TOKENS = 4096
 """Assumed where none is given: models promise contexts far longer than most are used with."""
-
-HEADERS = ("server", "part", "layers", "weights GiB", "KV GiB", "read per token %")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``partwise plan``."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a Hugging Face model directory")
     servers = parser.add_mutually_exclusive_group(required=True)
-    servers.add_argument("--parts", metavar="N", type=int, help="how many servers of this machine")
-    servers.add_argument(
-        "--servers", metavar="HOST:PORT,...", help="servers that listen, a part each, in order"
-    )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write the plan to this file")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument(
+    add = servers.add_argument
+    add("--parts", metavar="N", type=int, help="how many equal servers of this machine")
+    add("--servers", metavar="HOST:PORT,...", help="equal servers that listen, in order")
+    add("--cluster", metavar="FILE|PRESET", help="servers as `partwise cluster show` shows them")
+    add = parser.add_argument
+    add("--out", metavar="FILE", type=Path, help="write the plan to this file")
+    add("--svg", metavar="FILE", type=Path, help="draw the plan to this file")
+    add("--json", action="store_true", help="print one JSON document")
+    add(
         "--context",
         metavar="TOKENS",
         type=int,
         help="tokens of each sequence for the KV cache (default: the model's context,"
         f" {DEFAULT_CONTEXT_TOKENS} at most)",
     )
-    parser.add_argument(
-        "--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)"
-    )
+    add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
+    add_cluster_options(parser)
+    add_strategy_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a plan, and write it where asked."""
-    from partwise.distributor import balance_layers, encode_plan
     from partwise.model import open_model
 
     for option in ("parts", "context", "sequences"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
+    if args.cluster is None:
+        refuse_cluster_options(args)
     model = open_model(args.model)
-    context_tokens = args.context or min(model.context_tokens, DEFAULT_CONTEXT_TOKENS)
+    context_tokens = choose_context(args.context, model)
+    if args.cluster is None:
+        plan_equal(args, model, context_tokens)
+    else:
+        from partwise.cli.planning.cluster import plan_cluster
+
+        plan_cluster(args, model, context_tokens)
+    return 0
+
+
+def choose_context(asked_tokens: int | None, model: Model) -> int:
+    """The tokens of each sequence that are planned for.
+
+    Raises:
+        UsageError: more than the model reads.
+    """
+    context_tokens = asked_tokens or min(model.context_tokens, DEFAULT_CONTEXT_TOKENS)
     if context_tokens > model.context_tokens:
         raise UsageError(
             f"--context is {context_tokens}, {model.name} reads {model.context_tokens} tokens:"
             f" give {model.context_tokens} or fewer"
         )
+    return context_tokens
+
+
+def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> None:
+    """Print and write the plan for servers that are taken as equal."""
+    from partwise.cli.planning.answer import write_files
+    from partwise.cli.planning.equal import describe_bytes, render_bytes, render_replicated
+    from partwise.distributor import balance_layers
+    from partwise.distributor.picture import arrange
+
     plan = balance_layers(model, name_servers(args))
-    document = describe(plan, model, context_tokens, args.sequences)
-    if args.out is not None:
-        _write(args.out, encode_plan(plan))
-    print(json.dumps(document, indent=1) if args.json else render(document))
+    document = describe_bytes(plan, model, context_tokens, args.sequences)
+    heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
+    write_files(args, plan, arrange(plan, model), heading, [])
+    print(json.dumps(document, indent=1) if args.json else render_bytes(document))
     for row in document["replicated"]:
-        print(render_note(row), file=sys.stderr)
-    return 0
+        print(render_replicated(row), file=sys.stderr)
 
 
 def name_servers(args: argparse.Namespace) -> list[str]:
@@ -86,102 +118,3 @@ def name_servers(args: argparse.Namespace) -> list[str]:
     from partwise.engine.prepared import read_addresses
 
     return list(read_addresses(args.servers.split(",")))
-
-
-def describe(plan: Plan, model: Model, context_tokens: int, num_sequences: int) -> dict[str, Any]:
-    """The plan as a JSON document, in what its parts hold and read."""
-    from partwise.distributor import measure_holding
-
-    holdings = {part.name: measure_holding(plan, model, part.name) for part in plan.parts}
-    read_bytes = sum(holding.read_bytes_per_token for holding in holdings.values())
-    parts = []
-    for part in plan.parts:
-        stage, holding = plan.stage_of(part.name), holdings[part.name]
-        parts.append(
-            {
-                "server": part.server,
-                "part": part.name,
-                "start_layer": stage.start,
-                "stop_layer": stage.stop,
-                "layers": model.describe_range(stage.start, stage.stop),
-                "weight_bytes": holding.weight_bytes,
-                "kv_bytes": holding.kv_bytes_per_token * context_tokens * num_sequences,
-                "read_bytes_per_token": holding.read_bytes_per_token,
-                "read_share_percent": 100 * holding.read_bytes_per_token / read_bytes,
-            }
-        )
-    return {
-        "model": model.name,
-        "strategy": plan.strategy,
-        "precision": plan.parts[0].precision,
-        "context_tokens": context_tokens,
-        "num_sequences": num_sequences,
-        "parts": parts,
-        "weight_bytes": sum(row["weight_bytes"] for row in parts),
-        "kv_bytes": sum(row["kv_bytes"] for row in parts),
-        "read_bytes_per_token": read_bytes,
-        "replicated": _describe_replicated(plan, model),
-    }
-
-
-def _describe_replicated(plan: Plan, model: Model) -> list[dict[str, Any]]:
-    """The parameters held whole by several parts, with what their copies cost."""
-    from partwise.distributor.plan import PRECISION_BYTES
-
-    elements = {p.name: p.num_elements for p in model.parameters}
-    return [
-        {
-            "parameter": placement.parameter,
-            "parts": list(placement.parts),
-            "extra_weight_bytes": sum(
-                int(elements[placement.parameter] * PRECISION_BYTES[plan.part(part).precision])
-                for part in placement.parts[1:]
-            ),
-        }
-        for placement in plan.placements
-        if placement.rule == "replicated"
-    ]
-
-
-def render(document: dict[str, Any]) -> str:
-    """The plan as text for people."""
-    from partwise.cli.format import format_table
-
-    rows = [
-        (row["server"], row["part"], row["layers"], *_amounts(row, row["read_share_percent"]))
-        for row in document["parts"]
-    ]
-    rows.append(("total", "", "", *_amounts(document, 100.0)))
-    sequences = document["num_sequences"]
-    header = (
-        f"{document['model']} in {len(document['parts'])} parts, {document['precision']} weights,"
-        f" fp32 KV cache for {sequences} {'sequence' if sequences == 1 else 'sequences'} of"
-        f" {document['context_tokens']:,} tokens (assumed; set --context and --sequences)"
-    )
-    return f"{header}\n\n{format_table(HEADERS, rows)}"
-
-
-def render_note(row: dict[str, Any]) -> str:
-    """A line on a parameter that several parts hold."""
-    from partwise.cli.format import format_bytes
-
-    return (
-        f"note: {row['parameter']} is tied and held by {' and '.join(row['parts'])}, which costs"
-        f" {format_bytes(row['extra_weight_bytes'])} more"
-    )
-
-
-def _amounts(row: dict[str, Any], share_percent: float) -> tuple[str, str, str]:
-    from partwise.cli.format import GIB
-
-    weights, kv = row["weight_bytes"] / GIB, row["kv_bytes"] / GIB
-    return f"{weights:,.3f}", f"{kv:,.3f}", f"{share_percent:.1f}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as exc:
-        raise PlanError(
-            f"cannot write the plan to {path}: {exc.strerror}; give another --out"
-        ) from exc

@@ -8,8 +8,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from partwise.errors import ClusterError
@@ -202,6 +202,22 @@ class Cluster:
         if hosts[0] == hosts[1] and self.loopback_link is not None:
             return self.loopback_link
         return self.default_link
+
+    def only(self, names: Sequence[str]) -> Cluster:
+        """The cluster of the servers ``names`` alone, in that order, with their hosts.
+
+        Raises:
+            ClusterError: no server has one of the names, or none is given, or one twice.
+        """
+        servers = tuple(self.server(name) for name in names)
+        hosts = {server.host for server in servers}
+        kept = hosts.union(names)
+        return replace(
+            self,
+            hosts=tuple(host for host in self.hosts if host.name in hosts),
+            servers=servers,
+            links={pair: link for pair, link in self.links.items() if kept.issuperset(pair)},
+        )
 
     @cached_property
     def _hosts(self) -> dict[str, Host]:

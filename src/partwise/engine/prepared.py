@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,7 @@ def prepare(
     addresses = read_addresses(servers)
     _check_counts(parts, list(addresses), plan)
     described = open_model(path)
-    names = list(addresses) or [
-        f"local-{i}" for i in range(len(plan.parts) if plan else parts or 1)
-    ]
+    names = list(addresses) or _name_local(parts or 1, plan)
     if plan is None:
         plan = balance_layers(described, names)
     else:
@@ -110,6 +109,15 @@ def read_addresses(servers: Sequence[str]) -> dict[str, Address]:
             " connect to each other: give addresses that all of them reach"
         )
     return addresses
+
+
+def _name_local(num_parts: int, plan: Plan | None) -> list[str]:
+    """Servers that this machine starts: as many as are asked for, or those of the plan that
+    are called as they are."""
+    if plan is None:
+        return [f"local-{i}" for i in range(num_parts)]
+    named = [part.server for part in plan.parts if re.fullmatch(r"local-\d+", part.server)]
+    return named or ["local-0"]
 
 
 def _check_counts(parts: int | None, servers: Sequence[str], plan: Plan | None) -> None:

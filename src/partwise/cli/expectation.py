@@ -1,0 +1,83 @@
+"""What a run over a cluster is expected to do, to be shown beside what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partwise.errors import UsageError
+
+if TYPE_CHECKING:
+    from partwise.cluster import Cluster
+    from partwise.distributor.cost import Prediction
+    from partwise.distributor.plan import Plan
+    from partwise.model.description import Model
+
+
+def plan_for_run(path: Path, cluster: Cluster) -> Plan:
+    """The plan for one stream over ``cluster`` that today's runners run: layers whole, in fp32.
+
+    Raises:
+        ModelError, PlanError: the model cannot be deployed so.
+    """
+    from partwise.cli.plan import choose_context
+    from partwise.distributor.problem import Problem
+    from partwise.distributor.strategies import STRATEGIES
+    from partwise.distributor.workload import Workload
+    from partwise.model import open_model
+
+    model = open_model(path)
+    problem = Problem(
+        model=model,
+        cluster=cluster,
+        workload=Workload(context_tokens=choose_context(None, model)),
+        servers=tuple(server.name for server in cluster.servers),
+    )
+    return STRATEGIES["balanced"].plan(problem)
+
+
+def find_addresses(plan: Plan) -> list[str]:
+    """The servers of ``plan``, where they listen; none where they are this machine's own."""
+    names = [part.server for part in plan.parts]
+    return names if any(":" in name for name in names) else []
+
+
+def choose_threads(plan: Plan, cluster: Cluster) -> int:
+    """The threads that the cluster gives each server of ``plan``.
+
+    Raises:
+        ClusterError: the plan names a server that the cluster does not have.
+        UsageError: it gives them different numbers.
+    """
+    given = sorted({cluster.server(part.server).threads for part in plan.parts})
+    if len(given) > 1:
+        raise UsageError(
+            f"the servers of the cluster have {', '.join(map(str, given))} threads, a run gives"
+            " all the same: give --threads"
+        )
+    return given[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What ``plan`` is expected to do on ``cluster`` with so many threads a server."""
+
+    plan: Plan
+    model: Model
+    cluster: Cluster
+    threads: int
+
+    def predict(self, prompt_tokens: int, num_tokens: int) -> Prediction:
+        """The prediction for one stream that decodes ``num_tokens`` after its prompt.
+
+        Raises:
+            PlanError: a host gives no rates for fp32.
+        """
+        from partwise.distributor.cost import predict
+        from partwise.distributor.workload import Workload
+
+        servers = tuple(replace(s, threads=self.threads) for s in self.cluster.servers)
+        # The cost model takes half of the context as past: that of the middle token.
+        workload = Workload(context_tokens=2 * prompt_tokens + num_tokens)
+        return predict(self.plan, self.model, replace(self.cluster, servers=servers), workload)

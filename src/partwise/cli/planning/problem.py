@@ -1,0 +1,120 @@
+"""The options of `partwise plan` on a cluster and its work, and the problem that they pose."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partwise.cli.planning.lists import read_streams, split_words
+from partwise.cli.planning.strategy import STRATEGY_OPTIONS, read_strategy_options
+from partwise.errors import UsageError
+
+if TYPE_CHECKING:
+    from partwise.cluster import Cluster
+    from partwise.distributor.problem import Problem
+    from partwise.distributor.workload import Workload
+    from partwise.model.description import Model
+
+GOALS = ("latency", "throughput", "fewest-servers")
+"""As in `distributor/goal.py`, which help must not wait for."""
+ALLOWED = ("int8", "int4", "sparse")
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that need ``--cluster``."""
+    add = parser.add_argument_group("with --cluster").add_argument
+    add("--host", metavar="FILE", type=Path, help="the machine that local-N cuts, as probed")
+    add("--only", metavar="NAME,...", help="servers to use, in this order (default: all)")
+    add("--strategy", metavar="S", help="how to cut (default: balanced; see --list-strategies)")
+    add("--goal", choices=GOALS, help="what a plan shall be best at (default: latency)")
+    add("--compare", action="store_true", help="all strategies and one machine, side by side")
+    add("--streams", metavar="N,...", help="decoded at a time; a plan for each (default: 1)")
+    add("--precision", metavar="P", help="of the weights (default: fp32)")
+    add("--allow", metavar="WORD,...", help=f"for layers too large: {', '.join(ALLOWED)}")
+    add("--train", action="store_true", help="training, on microbatches of --sequences")
+    add("--checkpointing", action="store_true", help="training computes activations again")
+
+
+def refuse_cluster_options(args: argparse.Namespace) -> None:
+    """Refuse what means nothing without ``--cluster``.
+
+    Raises:
+        UsageError: the first such option.
+    """
+    names = ("host", "only", "strategy", "goal", "compare", "streams", "precision", "allow")
+    for name in (*names, "train", "checkpointing", *(option.name for option in STRATEGY_OPTIONS)):
+        if getattr(args, name.replace("-", "_")):
+            instead = f"--cluster local-{args.parts}" if args.parts else "--cluster FILE"
+            given = "--parts" if args.parts else "--servers"
+            raise UsageError(f"--{name} is for a cluster: give {instead} instead of {given}")
+
+
+def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) -> Problem:
+    """The problem that the options pose, for the least number of streams that they ask for.
+
+    Raises:
+        UsageError: options that mean nothing, or nothing together.
+        ClusterError: no such cluster, or no server of a name of ``--only``.
+    """
+    from partwise.distributor.problem import Problem
+
+    options, allow = read_strategy_options(args), read_allowed(args.allow)
+    workload = read_workload(args, context_tokens)
+    cluster = open_servers(args)
+    return Problem(
+        model=model,
+        cluster=cluster,
+        workload=workload,
+        servers=tuple(server.name for server in cluster.servers),
+        allow=allow,
+        options=options,
+    )
+
+
+def open_servers(args: argparse.Namespace) -> Cluster:
+    """The cluster of the servers to use.
+
+    Raises:
+        ClusterError: it cannot be read, or has no server of a name of ``--only``.
+    """
+    from partwise.cli.cluster import open_cluster
+
+    cluster = open_cluster(args.cluster, host_file=args.host)
+    return cluster if args.only is None else cluster.only(split_words(args.only))
+
+
+def read_workload(args: argparse.Namespace, context_tokens: int) -> Workload:
+    """The workload of the least number of streams.
+
+    Raises:
+        UsageError: an unknown precision, or checkpointing without training.
+    """
+    from partwise.distributor.workload import ELEMENT_BYTES, Workload
+
+    precision = args.precision or "fp32"
+    if precision not in ELEMENT_BYTES:
+        raise UsageError(f"--precision is {precision!r}: give one of {', '.join(ELEMENT_BYTES)}")
+    if args.checkpointing and not args.train:
+        raise UsageError("--checkpointing is for training: give --train too, or leave it out")
+    return Workload(
+        streams=read_streams(args.streams)[0],
+        context_tokens=context_tokens,
+        sequences=args.sequences,
+        precision=precision,
+        is_training=args.train,
+        has_checkpointing=args.checkpointing,
+    )
+
+
+def read_allowed(text: str | None) -> frozenset[str]:
+    """What may be done to layers that are too large.
+
+    Raises:
+        UsageError: something else.
+    """
+    words = split_words(text) if text else []
+    for word in words:
+        if word not in ALLOWED:
+            raise UsageError(f"--allow has {word!r}: it may have {', '.join(ALLOWED)}")
+    return frozenset(words)

@@ -1,0 +1,128 @@
+"""Which strategy `partwise plan` runs, and the options that only some strategies have."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from partwise.cli.planning.lists import (
+    read_granules,
+    read_ids,
+    read_pairs,
+    read_percentages,
+    read_types,
+)
+from partwise.errors import UsageError
+
+DEFAULT_STRATEGY = "balanced"
+
+
+class StrategyOption(NamedTuple):
+    """An option that only ``strategies`` have: its name here and theirs, and its reader.
+
+    ``is_needed``: without it they make no plan.
+    """
+
+    name: str
+    key: str
+    strategies: tuple[str, ...]
+    read: Callable[[Any], Any]
+    is_needed: bool = False
+
+    def get(self, args: argparse.Namespace) -> Any:
+        """What was given, unread; false where nothing was."""
+        return getattr(args, self.name.replace("-", "_"))
+
+
+def add_strategy_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the strategies' own options."""
+    add = parser.add_argument_group("of single strategies").add_argument
+    add("--cache-fit", action="store_true", help="greedy: fill caches, not memories alone")
+    add("--keep-order", action="store_true", help="balanced: servers in the order given")
+    add("--percent", metavar="70,30", help="percentage: of each server, or NAME=70,...")
+    add("--layers", metavar="NAME=0:10,...", help="layers: the blocks of each server")
+    add("--types", metavar="KIND=NAME+NAME,...", help="type: the servers of each kind")
+    add(
+        "--ids",
+        metavar="LAYERS/KIND/NAME=0:3,7",
+        action="append",
+        help="ids: neurons of a server in LAYERS (a name, 0:4 or *); may be repeated",
+    )
+    add("--granules", metavar="KIND=N,...", help="count, percentage, compute: kept together")
+    parser.add_argument(
+        "--list-strategies", action=ListStrategies, help="say what each strategy does, and exit"
+    )
+
+
+class ListStrategies(argparse.Action):
+    """Prints the strategies instead of running the command."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print a line for each and exit."""
+        from partwise.cli.format import format_table
+        from partwise.distributor.strategies import STRATEGIES
+
+        rows = [(name, strategy.HELP) for name, strategy in STRATEGIES.items()]
+        print(format_table(("strategy", "what it does"), rows))
+        parser.exit()
+
+
+def choose_strategy(args: argparse.Namespace) -> str:
+    """The strategy asked for, or the default one.
+
+    Raises:
+        UsageError: there is none of that name, or an option that it does not have is given.
+    """
+    from partwise.distributor.strategies import STRATEGIES
+
+    name: str = args.strategy or DEFAULT_STRATEGY
+    if name not in STRATEGIES:
+        raise UsageError(f"--strategy is {name!r}: give one of {', '.join(STRATEGIES)}")
+    for option in STRATEGY_OPTIONS:
+        if option.get(args) and name not in option.strategies:
+            raise UsageError(
+                f"--{option.name} is for the strategy {' or '.join(option.strategies)}, not for"
+                f" {name!r}: give --strategy {option.strategies[0]}, or leave it out"
+            )
+    return name
+
+
+def split_strategies(args: argparse.Namespace) -> tuple[list[str], list[StrategyOption]]:
+    """The strategies that have what they need, and the options that others would need."""
+    from partwise.distributor.strategies import STRATEGIES
+
+    missing = [o for o in STRATEGY_OPTIONS if o.is_needed and not o.get(args)]
+    idle = {name for option in missing for name in option.strategies}
+    return [name for name in STRATEGIES if name not in idle], missing
+
+
+def read_strategy_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The strategies' own options, under the names that they have there.
+
+    Raises:
+        UsageError: one is of another form than its help says.
+    """
+    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.get(args)}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _read_layers(text: str) -> dict[str, str]:
+    return read_pairs("layers", text)
+
+
+STRATEGY_OPTIONS = (
+    StrategyOption("cache-fit", "cache_fit", ("greedy",), _same),
+    StrategyOption("keep-order", "keep_order", ("balanced",), _same),
+    StrategyOption("percent", "percentages", ("percentage",), read_percentages, is_needed=True),
+    StrategyOption("layers", "layers", ("layers",), _read_layers, is_needed=True),
+    StrategyOption("types", "types", ("type",), read_types, is_needed=True),
+    StrategyOption("ids", "ids", ("ids",), read_ids, is_needed=True),
+    StrategyOption("granules", "granules", ("count", "percentage", "compute"), read_granules),
+)

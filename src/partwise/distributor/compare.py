@@ -1,0 +1,93 @@
+"""All strategies side by side for one problem, with one machine among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from partwise.distributor.cost import Prediction, one_machine, predict
+from partwise.distributor.goal import Goal, rank
+from partwise.distributor.plan import Plan
+from partwise.distributor.problem import Problem
+from partwise.distributor.strategies import STRATEGIES
+from partwise.distributor.verdict import ONLY_WAY, Verdict, judge
+from partwise.errors import PlanError
+
+ONE_MACHINE = "one machine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A verified plan, what it costs, and whether it beats one machine."""
+
+    plan: Plan
+    prediction: Prediction
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What one strategy, or one machine, comes to.
+
+    One machine has a ``prediction`` alone. Without one, ``obstacle`` says in one line what
+    stands against it.
+    """
+
+    name: str
+    prediction: Prediction | None = None
+    planned: Planned | None = None
+    obstacle: str = ""
+
+
+def plan_with(problem: Problem, name: str) -> Planned:
+    """The plan of the strategy called ``name``.
+
+    Raises:
+        PlanError: the strategy makes no plan, or a host gives no rates for its precision.
+    """
+    return evaluate(problem, STRATEGIES[name].plan(problem))
+
+
+def evaluate(problem: Problem, plan: Plan) -> Planned:
+    """A verified ``plan``, what it costs for the problem's workload, and the verdict on it.
+
+    Raises:
+        PlanError: a host gives no rates for a part's precision.
+    """
+    model, cluster, workload = problem.model, problem.cluster, problem.workload
+    return Planned(
+        plan=plan,
+        prediction=predict(plan, model, cluster, workload),
+        verdicts=judge(plan, model, cluster, workload),
+    )
+
+
+def compare(problem: Problem, goal: Goal, names: Iterable[str] = STRATEGIES) -> list[Candidate]:
+    """A candidate for each strategy of ``names`` and for one machine: best first by ``goal``,
+    those that come to nothing last.
+
+    Raises:
+        PlanError: a machine that holds the model gives no rates for the precision.
+    """
+    found = [_try_one_machine(problem), *(_try_strategy(problem, name) for name in names)]
+
+    def place(candidate: Candidate) -> tuple[float, ...]:
+        # Above every figure where there is none.
+        return (math.inf,) if candidate.prediction is None else rank(candidate.prediction, goal)
+
+    return sorted(found, key=place)
+
+
+def _try_one_machine(problem: Problem) -> Candidate:
+    prediction = one_machine(problem.model, problem.cluster, problem.workload)
+    obstacle = ONLY_WAY if prediction is None else ""
+    return Candidate(name=ONE_MACHINE, prediction=prediction, obstacle=obstacle)
+
+
+def _try_strategy(problem: Problem, name: str) -> Candidate:
+    try:
+        planned = plan_with(problem, name)
+    except PlanError as exc:
+        return Candidate(name=name, obstacle=str(exc))
+    return Candidate(name=name, prediction=planned.prediction, planned=planned)
