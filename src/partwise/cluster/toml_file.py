@@ -131,10 +131,14 @@ def write_cluster(cluster: Cluster) -> str:
     lines += ["[default_link]", *_write_speed(cluster.default_link), ""]
     if cluster.loopback_link is not None:
         lines += ["[loopback_link]", *_write_speed(cluster.loopback_link), ""]
-    for (a, b), speed in cluster.links.items():
-        between = f"between = [{quote(a)}, {quote(b)}]"
-        lines += ["[[links]]", between, *_write_speed(speed), ""]
+    for pair, speed in cluster.links.items():
+        lines += [*_write_link(pair, speed), ""]
     return "\n".join(lines)
+
+
+def write_link(pair: tuple[str, str], speed: LinkSpeed) -> str:
+    """The text of one ``[[links]]`` table of a cluster file."""
+    return "\n".join(_write_link(pair, speed))
 
 
 def _read_text(path: Path) -> str:
@@ -185,6 +189,11 @@ def _read_links(tables: list[Mapping[str, Any]]) -> dict[tuple[str, str], LinkSp
         keys = ("between", *_LINK_KEYS)
         links[pair] = _read_speed(Table(where=where, values=values, keys=keys))
     return links
+
+
+def _write_link(pair: tuple[str, str], speed: LinkSpeed) -> Iterator[str]:
+    a, b = map(quote, pair)
+    yield from ("[[links]]", f"between = [{a}, {b}]", *_write_speed(speed))
 
 
 def _write_speed(speed: LinkSpeed) -> Iterator[str]:
