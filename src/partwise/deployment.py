@@ -293,7 +293,7 @@ def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
     cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
     if options.is_pinned:
         cpus = share_cpus(len(plan.parts), threads)
-    local = LocalServers(prepared.model.architecture, token)
+    local = LocalServers(prepared.model.architecture, token, num_threads=threads * len(plan.parts))
     try:
         addresses = local.start([part.server for part in plan.parts], cpus)
         target = _target(prepared, addresses, threads, options, local.explain)

@@ -19,7 +19,8 @@
     │   └── DeadlineExceeded   the other side did not answer in time
     ├── PartFailed             a part stopped; carries its name
     │   └── NotFinite          its output held NaN or infinity
-    └── LaunchError            a server could not be started or found
+    ├── LaunchError            a server could not be started or found
+    └── ProbeError             this machine could not be measured
 
 Every message says what happened with the value, the limit, and what to do next.
 Foreign errors are translated where they enter, with ``from exc``.
@@ -108,3 +109,7 @@ class NotFinite(PartFailed):
 
 class LaunchError(PartwiseError):
     """A server could not be started, found or assigned."""
+
+
+class ProbeError(PartwiseError):
+    """This machine could not be measured."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
 from partwise.cluster.toml_file import decode_cluster, read_cluster, write_cluster
 from partwise.errors import ClusterError
 
@@ -25,8 +25,20 @@ def curves(draw: st.DrawFn, x: list[float] | None = None) -> Curve:
 @st.composite
 def rates(draw: st.DrawFn) -> Rates:
     rows = [1.0, 4.0, 16.0][: draw(st.integers(1, 3))]
-    one, every = draw(curves(rows)), draw(curves(rows))
-    return Rates(one_core_macs_per_s=one, all_cores_macs_per_s=every)
+    has_server = draw(st.booleans())
+    one, every, server, *streamed = (draw(curves(rows)) for _ in range(7))
+    streaming = Streaming(
+        one_core_bytes_per_s=streamed[0],
+        all_cores_bytes_per_s=streamed[1],
+        one_server_bytes_per_s=streamed[2] if has_server else None,
+        matrix_row_start_bytes=streamed[3],
+    )
+    return Rates(
+        one_core_macs_per_s=one,
+        all_cores_macs_per_s=every,
+        one_server_macs_per_s=server if has_server else None,
+        streaming=draw(st.sampled_from([streaming, None])),
+    )
 
 
 LINKS = st.builds(LinkSpeed, bandwidth_bytes_per_s=NUMBERS, round_trip_s=st.floats(0, 10))
@@ -45,6 +57,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
             rates=draw(st.dictionaries(NAMES, rates(), min_size=1, max_size=2)),
             call_overhead_s=draw(st.floats(0, 1)),
             layer_overhead_s=draw(st.floats(0, 1)),
+            row_overhead_s=draw(st.floats(0, 1)),
             store_bytes_per_s=draw(st.none() | NUMBERS),
             watts=draw(st.none() | NUMBERS),
             cache_bytes=draw(st.none() | st.integers(1, 1 << 40)),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
 from partwise.distributor.cost import Prediction, one_machine, predict
 from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
@@ -154,6 +154,86 @@ def test_a_curve_that_rises_is_made_to_fall(model: Model) -> None:
     host = replace(make_host("h"), one_core_bytes_per_s=dented)
     [part] = run(model, cut(model), make_cluster(host)).parts
     assert part.compute_s == pytest.approx(part.working_set_bytes / 1e9)
+
+
+def stream(host: Host, gb_per_s: float, *, start_bytes: float = 1e-9) -> Host:
+    """``host`` with kernels that read weights at ``gb_per_s`` a core where no cache holds them;
+    all three of its cores' worth together, but one server no faster than a core."""
+    streaming = Streaming(
+        one_core_bytes_per_s=flat(gb_per_s * 1e9),
+        all_cores_bytes_per_s=flat(3 * gb_per_s * 1e9),
+        one_server_bytes_per_s=flat(gb_per_s * 1e9),
+        matrix_row_start_bytes=flat(start_bytes),
+    )
+    return replace(host, rates={"fp32": replace(host.rates["fp32"], streaming=streaming)})
+
+
+def test_kernels_read_what_no_cache_holds_at_their_own_pace(model: Model) -> None:
+    [part] = run(model, cut(model), make_cluster(stream(make_host("h"), 0.25))).parts
+    assert part.compute_s == pytest.approx(part.working_set_bytes / 0.25e9)
+    # No kernel reads faster than memory.
+    [part] = run(model, cut(model), make_cluster(stream(make_host("h"), 5))).parts
+    assert part.compute_s == pytest.approx(part.working_set_bytes / 1e9)
+
+
+def test_what_a_cache_holds_is_not_streamed(model: Model) -> None:
+    cached = Curve(x=(16_000.0, 18_000.0), y=(9e9, 1e9))
+    host = stream(replace(make_host("h"), one_core_bytes_per_s=cached), 0.5)
+    hosts = host, replace(host, name="i")
+    for part in run(model, cut(model, 3), make_cluster(*hosts)).parts:
+        assert part.working_set_bytes < 16_000
+        assert part.compute_s == pytest.approx(part.working_set_bytes / 9e9)
+    [whole] = run(model, cut(model), make_cluster(host)).parts
+    assert whole.working_set_bytes > 18_000
+    assert whole.compute_s == pytest.approx(whole.working_set_bytes / 0.5e9)
+
+
+def test_each_row_of_a_matrix_begins_anew(model: Model) -> None:
+    free = run(model, cut(model), make_cluster(stream(make_host("h"), 0.25))).parts[0]
+    host = stream(make_host("h"), 0.25, start_bytes=100.0)
+    [part] = run(model, cut(model), make_cluster(host)).parts
+    # Rows of q, k, v, o, gate, up, down in 4 blocks, and of the head.
+    rows = 4 * (16 + 8 + 8 + 16 + 12 + 12 + 16) + 30
+    weights = 4 * MATRICES + 30 * 16
+    assert part.compute_s == pytest.approx(free.compute_s * (1 + 100 * rows / (4 * weights)))
+
+
+def test_the_threads_of_one_server_may_help_less_than_servers_of_one_thread(model: Model) -> None:
+    slow = stream(make_host("h"), 0.25)
+    wide = run(model, cut(model), make_cluster(slow, threads=4)).parts[0]
+    assert wide.compute_s == pytest.approx(wide.working_set_bytes / 0.25e9)
+    streams = replace(ALONE, streams=2)
+    apart = run(model, cut(model, 3), make_cluster(slow, on="h h"), streams).parts[0]
+    read = apart.working_set_bytes - 4 * 16 - 2 * 4 * 16 * 5  # by one row, not by two
+    assert apart.compute_s == pytest.approx(read / 0.25e9)
+    rates = replace(make_host("h").rates["fp32"], one_server_macs_per_s=flat(0.05e9))
+    host = replace(make_host("h", gmacs_per_s=0.1), rates={"fp32": rates})
+    [bound] = run(model, cut(model), make_cluster(host, threads=4)).parts
+    macs = 4 * (MATRICES + 2 * 16 * 5) + 30 * 16
+    assert bound.compute_s == pytest.approx(macs / 0.05e9)
+
+
+def test_each_row_costs_overhead_in_each_layer(model: Model) -> None:
+    host = replace(make_host("h"), layer_overhead_s=1e-4, row_overhead_s=1e-5)
+    streams = replace(ALONE, streams=3)
+    [part] = run(model, cut(model), make_cluster(host), streams).parts
+    [free] = run(model, cut(model), make_cluster(make_host("h")), streams).parts
+    assert part.compute_s == pytest.approx(free.compute_s + 7 * (1e-4 + 3 * 1e-5))
+
+
+def test_no_more_stages_compute_at_once_than_microbatches_are_in_flight(model: Model) -> None:
+    # Four streams in three stages are two microbatches of two rows: two stages compute.
+    pair = replace(make_host("h"), cores=2, all_cores_bytes_per_s=flat(2e9))
+    crowded = make_cluster(pair, on="h h h")
+    apart = make_cluster(*(replace(pair, name=name) for name in "hij"))
+    plan, streams = cut(model, 2, 4), replace(ALONE, streams=4)
+    here, there = run(model, plan, crowded, streams), run(model, plan, apart, streams)
+    assert here.num_microbatches == 2
+    assert here.parts[1].compute_s == pytest.approx(there.parts[1].compute_s)
+    # Three streams are three microbatches: three threads share what two cores read.
+    three = replace(streams, streams=3)
+    here, there = run(model, plan, crowded, three), run(model, plan, apart, three)
+    assert here.parts[1].compute_s == pytest.approx(1.5 * there.parts[1].compute_s)
 
 
 def test_one_stream_passes_through_all_parts_and_hops(model: Model) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
 from partwise.distributor.cost import predict
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Stage
@@ -26,6 +26,16 @@ def random_curve(rng: random.Random, low: float, high: float, y: float) -> Curve
     return Curve(x=tuple(x), y=tuple(y * rng.uniform(0.2, 1) for _ in x))
 
 
+def random_streaming(rng: random.Random) -> Streaming:
+    """Faster or slower than memory, at more rows or at fewer."""
+    return Streaming(
+        one_core_bytes_per_s=random_curve(rng, 1, 20, 1e8),
+        all_cores_bytes_per_s=random_curve(rng, 1, 20, 2e8),
+        one_server_bytes_per_s=rng.choice([None, random_curve(rng, 1, 20, 1e8)]),
+        matrix_row_start_bytes=random_curve(rng, 1, 20, 300),
+    )
+
+
 def random_cluster(rng: random.Random) -> Cluster:
     """Up to 5 servers on up to 3 hosts, with curves that are not even monotone."""
     hosts = []
@@ -33,6 +43,8 @@ def random_cluster(rng: random.Random) -> Cluster:
         rates = Rates(
             one_core_macs_per_s=random_curve(rng, 1, 20, 3e7),
             all_cores_macs_per_s=random_curve(rng, 1, 20, 6e7),
+            one_server_macs_per_s=rng.choice([None, random_curve(rng, 1, 20, 5e7)]),
+            streaming=rng.choice([None, random_streaming(rng)]),
         )
         hosts.append(
             Host(
@@ -44,6 +56,7 @@ def random_cluster(rng: random.Random) -> Cluster:
                 rates={"fp32": rates},
                 call_overhead_s=rng.choice([0, 1e-5]),
                 layer_overhead_s=rng.choice([0, 1e-6, 1e-3]),
+                row_overhead_s=rng.choice([0, 1e-5]),
             )
         )
     servers = tuple(

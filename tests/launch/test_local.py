@@ -70,3 +70,30 @@ def test_a_fork_server_that_takes_no_word_is_ended(
     assert process.stdin.closed
     assert process.stdout.closed
     assert not list(folders.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "chosen", "policy"),
+    [(2, None, None), (3, None, "PASSIVE"), (3, "ACTIVE", "ACTIVE"), (1, "PASSIVE", "PASSIVE")],
+)
+def test_threads_sleep_while_they_wait_where_they_are_more_than_the_processors(
+    num_threads: int,
+    chosen: str | None,
+    policy: str | None,
+    folders: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environments = []
+
+    def refuse(*_: object, env: dict[str, str], **__: object) -> None:
+        environments.append(env)
+        raise OSError(11, "enough")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    with pytest.raises(LaunchError, match="enough"):
+        LocalServers("LlamaForCausalLM", new_token(), num_threads=num_threads)
+    assert [env.get("OMP_WAIT_POLICY") for env in environments] == [policy]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from partwise.cli.format import Cell
-    from partwise.cluster import Cluster, Curve, Host, LinkSpeed
+    from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates
 
 NAME = "cluster"
 HELP = "describe the hosts, servers and links of a cluster file or a preset"
@@ -105,21 +105,35 @@ def describe_host(host: Host) -> dict[str, Any]:
         "store_bytes_per_s": host.store_bytes_per_s,
         "call_overhead_s": host.call_overhead_s,
         "layer_overhead_s": host.layer_overhead_s,
+        "row_overhead_s": host.row_overhead_s,
         "one_core": describe_curve(host.one_core_bytes_per_s, "working_set_bytes", "bytes_per_s"),
         "all_cores": describe_curve(host.all_cores_bytes_per_s, "working_set_bytes", "bytes_per_s"),
-        "rates": {
-            precision: {
-                "one_core": describe_curve(rates.one_core_macs_per_s, "rows", "macs_per_s"),
-                "all_cores": describe_curve(rates.all_cores_macs_per_s, "rows", "macs_per_s"),
-            }
-            for precision, rates in host.rates.items()
-        },
+        "rates": {precision: describe_rates(rates) for precision, rates in host.rates.items()},
     }
 
 
-def describe_curve(curve: Curve, x: str, y: str) -> dict[str, list[float]]:
-    """One curve as a JSON object of two lists."""
-    return {x: list(curve.x), y: list(curve.y)}
+def describe_rates(rates: Rates) -> dict[str, Any]:
+    """The rates at one precision as a JSON object."""
+    document: dict[str, Any] = {
+        "one_core": describe_curve(rates.one_core_macs_per_s, "rows", "macs_per_s"),
+        "all_cores": describe_curve(rates.all_cores_macs_per_s, "rows", "macs_per_s"),
+        "one_server": describe_curve(rates.one_server_macs_per_s, "rows", "macs_per_s"),
+        "streaming": None,
+    }
+    if rates.streaming is not None:
+        streaming = rates.streaming
+        document["streaming"] = {
+            "one_core": describe_curve(streaming.one_core_bytes_per_s, "rows", "bytes_per_s"),
+            "all_cores": describe_curve(streaming.all_cores_bytes_per_s, "rows", "bytes_per_s"),
+            "one_server": describe_curve(streaming.one_server_bytes_per_s, "rows", "bytes_per_s"),
+            "matrix_row_start": describe_curve(streaming.matrix_row_start_bytes, "rows", "bytes"),
+        }
+    return document
+
+
+def describe_curve(curve: Curve | None, x: str, y: str) -> dict[str, list[float]] | None:
+    """One curve as a JSON object of two lists; None where there is none."""
+    return None if curve is None else {x: list(curve.x), y: list(curve.y)}
 
 
 def describe_link(link: LinkSpeed | None) -> dict[str, float] | None:

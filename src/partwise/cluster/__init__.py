@@ -6,6 +6,14 @@ Pure: it measures nothing and connects to nothing. `description.py` holds the va
 
 from __future__ import annotations
 
-from partwise.cluster.description import Cluster, Curve, Host, LinkSpeed, Rates, Server
+from partwise.cluster.description import (
+    Cluster,
+    Curve,
+    Host,
+    LinkSpeed,
+    Rates,
+    Server,
+    Streaming,
+)
 
-__all__ = ["Cluster", "Curve", "Host", "LinkSpeed", "Rates", "Server"]
+__all__ = ["Cluster", "Curve", "Host", "LinkSpeed", "Rates", "Server", "Streaming"]

@@ -57,12 +57,33 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """How fast a host's kernels read weights that no cache holds, over the rows of a pass.
+
+    Columns as in `Rates`, in bytes of weights per second, for matrices of very long rows. Each
+    row of a matrix begins anew: that takes as long as ``matrix_row_start_bytes`` more.
+    """
+
+    one_core_bytes_per_s: Curve
+    all_cores_bytes_per_s: Curve
+    one_server_bytes_per_s: Curve | None = None
+    matrix_row_start_bytes: Curve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a host computes at one precision, over the rows of a pass: multiply-accumulates per
-    second, by one core and by all cores together."""
+    """What a host computes at one precision, over the rows of a pass, with weights that its
+    caches hold: multiply-accumulates per second.
+
+    By one core; by all cores, each by itself, together; and by one server with a thread on
+    each core (None: as all cores), which may be far less: kernels do not split every pass.
+    ``streaming`` (None: as fast as memory) is for weights that no cache holds.
+    """
 
     one_core_macs_per_s: Curve
     all_cores_macs_per_s: Curve
+    one_server_macs_per_s: Curve | None = None
+    streaming: Streaming | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +92,9 @@ class Host:
 
     The bandwidths are read over the working set in bytes: of that core alone, and of all
     cores together (not of each). ``rates`` are by precision. A runner call costs
-    ``call_overhead_s``, and ``layer_overhead_s`` for each layer in it. ``watts`` are drawn
-    while it computes. ``cache_bytes`` is the largest working set that still reads fast.
+    ``call_overhead_s``, and for each layer in it ``layer_overhead_s``, and ``row_overhead_s``
+    for each of its rows. ``watts`` are drawn while it computes. ``cache_bytes`` is the largest
+    working set that still reads fast.
     """
 
     name: str
@@ -83,6 +105,7 @@ class Host:
     rates: Mapping[str, Rates]
     call_overhead_s: float = 0.0
     layer_overhead_s: float = 0.0
+    row_overhead_s: float = 0.0
     store_bytes_per_s: float | None = None
     watts: float | None = None
     cache_bytes: int | None = None
@@ -100,6 +123,7 @@ class Host:
             zero_too={
                 "call_overhead_s": self.call_overhead_s,
                 "layer_overhead_s": self.layer_overhead_s,
+                "row_overhead_s": self.row_overhead_s,
             },
         )
         if not self.rates:

@@ -5,7 +5,7 @@
     cores = 2
     memory_gib = 16
     call_overhead_us = 150           # optional, as are layer_overhead_us, store_gb_per_s, watts
-    cache_mib = 12                   # and cache_mib
+    cache_mib = 12                   # cache_mib, row_overhead_us (of a row in each layer)
 
     [hosts.one_core_bandwidth]       # reading, over the working set of that core
     working_set_mib = [1, 12, 32]
@@ -18,7 +18,15 @@
     [hosts.rates.fp32]               # over the rows of a pass
     rows = [1, 16]
     one_core_gmacs_per_s = [6, 25]
-    all_cores_gmacs_per_s = [10, 48]
+    all_cores_gmacs_per_s = [10, 48] # each core by itself, together
+    one_server_gmacs_per_s = [6, 40] # optional: by one server with a thread on each core
+
+    [hosts.rates.fp32.streaming]     # optional: reading weights that no cache holds
+    rows = [1, 16]
+    one_core_gb_per_s = [24, 9]
+    all_cores_gb_per_s = [38, 17]
+    one_server_gb_per_s = [24, 12]   # optional
+    matrix_row_start_kib = [2, 0.5]  # what the begin of each matrix row is worth
 
     [[servers]]                      # a process on a host
     name = "lab-0"
@@ -40,35 +48,19 @@ What is written reads back as exactly the same cluster.
 
 from __future__ import annotations
 
-import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from partwise.cluster.description import Cluster, Curve, Host, LinkSpeed, Rates, Server
-from partwise.cluster.toml_table import Table, to_unit
+from partwise.cluster.description import Cluster, Host, LinkSpeed, Server
+from partwise.cluster.toml_host import read_host_table, write_host_lines
+from partwise.cluster.toml_table import Table, name_table, quote, write_number
 from partwise.errors import ClusterError
 
 _FILE_KEYS = ("hosts", "servers", "default_link", "loopback_link", "links")
-_HOST_KEYS = (
-    "name",
-    "cores",
-    "memory_gib",
-    "one_core_bandwidth",
-    "all_cores_bandwidth",
-    "rates",
-    "call_overhead_us",
-    "layer_overhead_us",
-    "store_gb_per_s",
-    "watts",
-    "cache_mib",
-)
 _SERVER_KEYS = ("name", "host", "threads", "memory_gib")
-_BANDWIDTH_KEYS = ("working_set_mib", "bandwidth_gb_per_s")
-_RATE_KEYS = ("rows", "one_core_gmacs_per_s", "all_cores_gmacs_per_s")
 _LINK_KEYS = ("bandwidth_gb_per_s", "round_trip_us")
 
 
@@ -96,14 +88,14 @@ def read_host(path: Path) -> Host:
         tables = _decode(text).tables("hosts")
         if len(tables) != 1:
             raise ClusterError(f"the file has {len(tables)} hosts: give a file with 1")
-        return _read_host(tables[0])
+        return read_host_table(tables[0])
     except ClusterError as exc:
         raise ClusterError(f"{path}: {exc}") from exc
 
 
 def write_host(host: Host) -> str:
     """The text of a file that `read_host` reads back as ``host``."""
-    return "\n".join(_write_host(host))
+    return "\n".join(write_host_lines(host))
 
 
 def decode_cluster(text: str) -> Cluster:
@@ -116,7 +108,7 @@ def decode_cluster(text: str) -> Cluster:
     table = _decode(text)
     loopback = "loopback_link" in table.values
     return Cluster(
-        hosts=tuple(_read_host(values) for values in table.tables("hosts")),
+        hosts=tuple(read_host_table(values) for values in table.tables("hosts")),
         servers=tuple(_read_server(values) for values in table.tables("servers")),
         default_link=_read_speed(table.table("default_link", _LINK_KEYS)),
         loopback_link=_read_speed(table.table("loopback_link", _LINK_KEYS)) if loopback else None,
@@ -128,17 +120,25 @@ def write_cluster(cluster: Cluster) -> str:
     """The text of a cluster file that reads back as ``cluster``."""
     lines: list[str] = []
     for host in cluster.hosts:
-        lines += _write_host(host)
+        lines += write_host_lines(host)
     for server in cluster.servers:
-        lines += ["[[servers]]", f"name = {_quote(server.name)}", f"host = {_quote(server.host)}"]
-        lines += [f"threads = {server.threads}", _write("memory_gib", server.memory_bytes), ""]
+        lines += ["[[servers]]", f"name = {quote(server.name)}", f"host = {quote(server.host)}"]
+        lines += [
+            f"threads = {server.threads}",
+            write_number("memory_gib", server.memory_bytes),
+            "",
+        ]
     lines += ["[default_link]", *_write_speed(cluster.default_link), ""]
     if cluster.loopback_link is not None:
         lines += ["[loopback_link]", *_write_speed(cluster.loopback_link), ""]
-    for (a, b), speed in cluster.links.items():
-        between = f"between = [{_quote(a)}, {_quote(b)}]"
-        lines += ["[[links]]", between, *_write_speed(speed), ""]
+    for pair, speed in cluster.links.items():
+        lines += [*_write_link(pair, speed), ""]
     return "\n".join(lines)
+
+
+def write_link(pair: tuple[str, str], speed: LinkSpeed) -> str:
+    """The text of one ``[[links]]`` table of a cluster file."""
+    return "\n".join(_write_link(pair, speed))
 
 
 def _read_text(path: Path) -> str:
@@ -157,47 +157,8 @@ def _decode(text: str) -> Table:
     return Table(where="the file", values=document, keys=_FILE_KEYS)
 
 
-def _read_host(values: Mapping[str, Any]) -> Host:
-    table = Table(where=_name("host", values), values=values, keys=_HOST_KEYS)
-    cache = table.optional("cache_mib")
-    rates = table.table("rates", None)
-    return Host(
-        name=table.text("name"),
-        cores=table.whole("cores"),
-        memory_bytes=round(table.number("memory_gib")),
-        one_core_bytes_per_s=_read_bandwidth(table, "one_core_bandwidth"),
-        all_cores_bytes_per_s=_read_bandwidth(table, "all_cores_bandwidth"),
-        rates={name: _read_rates(rates.table(name, _RATE_KEYS)) for name in rates.values},
-        call_overhead_s=table.optional("call_overhead_us", has_zero=True) or 0.0,
-        layer_overhead_s=table.optional("layer_overhead_us", has_zero=True) or 0.0,
-        store_bytes_per_s=table.optional("store_gb_per_s"),
-        watts=table.optional("watts"),
-        cache_bytes=None if cache is None else round(cache),
-    )
-
-
-def _read_bandwidth(host: Table, key: str) -> Curve:
-    return _read_curve(host.table(key, _BANDWIDTH_KEYS), *_BANDWIDTH_KEYS)
-
-
-def _read_rates(table: Table) -> Rates:
-    rows, one_core, all_cores = _RATE_KEYS
-    return Rates(
-        one_core_macs_per_s=_read_curve(table, rows, one_core),
-        all_cores_macs_per_s=_read_curve(table, rows, all_cores),
-    )
-
-
-def _read_curve(table: Table, x: str, y: str) -> Curve:
-    xs, ys = table.numbers(x), table.numbers(y)
-    try:
-        return Curve(x=xs, y=ys)
-    except ClusterError as exc:
-        raise ClusterError(f"{table.where}: {x} and {y}: {exc}") from exc
-
-
 def _read_server(values: Mapping[str, Any]) -> Server:
-    table = Table(where=_name("server", values), values=values, keys=_SERVER_KEYS)
+    table = Table(where=name_table("server", values), values=values, keys=_SERVER_KEYS)
     return Server(
         name=table.text("name"),
         host=table.text("host"),
@@ -230,59 +191,11 @@ def _read_links(tables: list[Mapping[str, Any]]) -> dict[tuple[str, str], LinkSp
     return links
 
 
-def _name(noun: str, values: Mapping[str, Any]) -> str:
-    name = values.get("name")
-    return f"{noun} {name!r}" if isinstance(name, str) else f"a {noun} without a name"
-
-
-def _write_host(host: Host) -> Iterator[str]:
-    yield from ("[[hosts]]", f"name = {_quote(host.name)}", f"cores = {host.cores}")
-    yield _write("memory_gib", host.memory_bytes)
-    optional = {
-        "call_overhead_us": host.call_overhead_s or None,
-        "layer_overhead_us": host.layer_overhead_s or None,
-        "store_gb_per_s": host.store_bytes_per_s,
-        "watts": host.watts,
-        "cache_mib": host.cache_bytes,
-    }
-    yield from (_write(key, value) for key, value in optional.items() if value is not None)
-    for name, curve in (
-        ("one_core_bandwidth", host.one_core_bytes_per_s),
-        ("all_cores_bandwidth", host.all_cores_bytes_per_s),
-    ):
-        yield from ("", f"[hosts.{name}]")
-        yield _write_list("working_set_mib", curve.x)
-        yield _write_list("bandwidth_gb_per_s", curve.y)
-    for precision, rates in host.rates.items():
-        yield from _write_rates(precision, rates)
-    yield ""
-
-
-def _write_rates(precision: str, rates: Rates) -> Iterator[str]:
-    one_core, all_cores = rates.one_core_macs_per_s, rates.all_cores_macs_per_s
-    if one_core.x != all_cores.x:
-        raise ClusterError(
-            f"the rates of {precision} are at rows {one_core.x} for one core and {all_cores.x} for"
-            " all: a cluster file has one list of rows for both"
-        )
-    key = precision if re.fullmatch(r"[\w-]+", precision, re.ASCII) else _quote(precision)
-    yield from ("", f"[hosts.rates.{key}]")
-    columns = (one_core.x, one_core.y, all_cores.y)
-    yield from (_write_list(key, values) for key, values in zip(_RATE_KEYS, columns, strict=True))
+def _write_link(pair: tuple[str, str], speed: LinkSpeed) -> Iterator[str]:
+    a, b = map(quote, pair)
+    yield from ("[[links]]", f"between = [{a}, {b}]", *_write_speed(speed))
 
 
 def _write_speed(speed: LinkSpeed) -> Iterator[str]:
-    yield _write("bandwidth_gb_per_s", speed.bandwidth_bytes_per_s)
-    yield _write("round_trip_us", speed.round_trip_s)
-
-
-def _write(key: str, value: float) -> str:
-    return f"{key} = {to_unit(key, value)}"
-
-
-def _write_list(key: str, values: tuple[float, ...]) -> str:
-    return f"{key} = [{', '.join(to_unit(key, value) for value in values)}]"
-
-
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    yield write_number("bandwidth_gb_per_s", speed.bandwidth_bytes_per_s)
+    yield write_number("round_trip_us", speed.round_trip_s)

@@ -1,4 +1,5 @@
-"""Checked reads of one TOML table: known keys, their types, numbers above their limits.
+"""Checked reads of one TOML table: known keys, their types, numbers above their limits; and how
+keys, numbers and texts are written.
 
 Every error names the key as the file spells it. What the keys mean is in `toml_file.py`.
 """
@@ -6,6 +7,7 @@ Every error names the key as the file spells it. What the keys mean is in `toml_
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +17,7 @@ from partwise.errors import ClusterError
 
 DECIMAL_UNITS = {"gb_per_s": 9, "gmacs_per_s": 9, "us": -6}
 """Powers of ten by the unit that ends a key."""
-BINARY_UNITS = {"gib": 30, "mib": 20}
+BINARY_UNITS = {"gib": 30, "mib": 20, "kib": 10}
 """Powers of two by the unit that ends a key."""
 
 
@@ -125,6 +127,22 @@ class Table:
         close = difflib.get_close_matches(key, self.keys, n=1, cutoff=0.5)
         advice = f"did you mean {close[0]}?" if close else f"it may have {', '.join(self.keys)}"
         return f"the unknown key {key!r}: {advice}"
+
+
+def name_table(noun: str, values: Mapping[str, Any]) -> str:
+    """What errors call the table of a ``noun``."""
+    name = values.get("name")
+    return f"{noun} {name!r}" if isinstance(name, str) else f"a {noun} without a name"
+
+
+def write_number(key: str, value: float) -> str:
+    """The line that gives ``key`` its value."""
+    return f"{key} = {to_unit(key, value)}"
+
+
+def quote(text: str) -> str:
+    """``text`` as TOML writes it."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def from_unit(key: str, number: Decimal) -> float:

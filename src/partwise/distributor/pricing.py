@@ -13,7 +13,7 @@ from partwise.cluster.description import Cluster, Server
 from partwise.distributor.footprint import count_tokens, find_owned, measure_member
 from partwise.distributor.load import Load
 from partwise.distributor.plan import Plan, Stage
-from partwise.distributor.speed import Bound, Sharing, measure_speed, spend
+from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed, spend
 from partwise.distributor.transfer import PICK_BYTES, exchange_s, find_link, hop_bytes
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
@@ -129,16 +129,17 @@ class Pricing:
             active_threads=count_active(
                 own_threads[host.name],
                 self._used_threads[host.name],
-                workload.streams / len(self._plan.stages),
+                find_busy_share(workload, len(self._plan.stages)),
             ),
             used_threads=self._used_threads[host.name],
         )
-        speed = measure_speed(host, server, own.precision, sharing)
+        kind = find_pass(self._model, own, rows)
+        speed = measure_speed(host, server, own.precision, sharing, kind)
         working_set = sum(load.working_set_bytes(own) for load in loads)
         compute_s, bound_by = spend(
             speed.read_s(sum(load.read_bytes(own, rows) for load in loads), working_set)
             * own.num_passes,
-            speed.compute_s(rows * sum(load.macs(own) for load in loads), rows) * own.num_passes,
+            speed.compute_s(rows * sum(load.macs(own) for load in loads)) * own.num_passes,
             speed.overhead_s(len(loads)) * own.num_transfers,
         )
         hop_s, link_s, num_bytes = self._price_hop(before, part, rows)
@@ -176,10 +177,16 @@ class Pricing:
         return min(ways)
 
 
-def count_active(own_threads: int, used_threads: int, streams_per_stage: float) -> int:
-    """Threads of a host that compute at once: all when every stage is busy, else in
-    proportion, but at least those of one stage."""
-    return max(own_threads, round(used_threads * min(1.0, streams_per_stage)))
+def find_busy_share(workload: Workload, num_stages: int) -> float:
+    """The share of the stages that compute at once: one for each microbatch in flight."""
+    _, num_microbatches = split_streams(workload.streams, num_stages)
+    in_flight = workload.streams if workload.is_training else num_microbatches
+    return min(1.0, in_flight / num_stages)
+
+
+def count_active(own_threads: int, used_threads: int, busy_share: float) -> int:
+    """Threads of a host that compute at once: those of the busy stages, but at least of one."""
+    return max(own_threads, round(used_threads * busy_share))
 
 
 def _count_threads(servers: Sequence[Server]) -> Counter[str]:

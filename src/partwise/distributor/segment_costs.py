@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from partwise.cluster.description import Cluster
 from partwise.distributor.footprint import count_tokens, measure_footprint
 from partwise.distributor.load import Load, measure_layer
-from partwise.distributor.pricing import count_active, split_streams
+from partwise.distributor.pricing import count_active, find_busy_share, split_streams
 from partwise.distributor.range_max import RangeMax
-from partwise.distributor.speed import Sharing, Speed, measure_speed
+from partwise.distributor.speed import Pass, Sharing, Speed, find_pass, measure_speed
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
 from partwise.model.description import Layer, LayerKind, Model
@@ -52,8 +52,8 @@ class SegmentCosts:
         self._rows = count_tokens(workload) if workload.is_training else rows
         self._num_transfers = workload.num_transfers
         self._measure(model, workload)
-        self._speeds = _measure_speeds(cluster, names, workload)
-        self._macs_per_s = [speed.macs_per_s.at(self._rows) for speed in self._speeds]
+        kind = find_pass(model, workload, self._rows)
+        self._speeds = _measure_speeds(cluster, names, workload, kind)
 
     def seconds(self, server_index: int, start: int, stop: int) -> float:
         """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
@@ -64,7 +64,7 @@ class SegmentCosts:
         macs = self._macs[stop] - self._macs[start]
         work_s = max(
             read_bytes / speed.bytes_per_s.at(self._working_set[stop] - self._working_set[start]),
-            macs / self._macs_per_s[server_index],
+            speed.compute_s(macs),
         )
         return work_s + speed.overhead_s(stop - start) * self._num_transfers
 
@@ -78,7 +78,7 @@ class SegmentCosts:
         )
         places = np.log(np.maximum(working_set, curve.x[0]))
         bandwidth = np.interp(places, np.log(curve.x), curve.y)
-        work_s = np.maximum(read_bytes / bandwidth, macs / self._macs_per_s[server_index])
+        work_s = np.maximum(read_bytes / bandwidth, macs / speed.macs_per_s)
         overhead_s = speed.overhead_s(1) + speed.layer_overhead_s * np.arange(len(work_s))
         total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
         return total_s
@@ -135,7 +135,7 @@ class SegmentCosts:
         curve, overhead_s = speed.bytes_per_s, speed.layer_overhead_s * self._num_transfers
         budget_s = limit_s - speed.call_overhead_s * self._num_transfers
         read_bytes, working_set = self._read[start], self._working_set[start]
-        macs = self._macs[start] + budget_s * self._macs_per_s[server_index]
+        macs = self._macs[start] + budget_s * speed.macs_per_s
         computed = bisect.bisect_right(self._macs, macs, start)
         low, high = start, self.num_layers + 1
         slow, fast = curve.y[-1], curve.y[0]
@@ -206,7 +206,9 @@ def _find_tied(model: Model, workload: Workload) -> list[tuple[int, int, int]]:
     return tied
 
 
-def _measure_speeds(cluster: Cluster, names: Sequence[str], workload: Workload) -> list[Speed]:
+def _measure_speeds(
+    cluster: Cluster, names: Sequence[str], workload: Workload, kind: Pass
+) -> list[Speed]:
     """Each server's share of its host; equal ones are worked out once."""
     servers = [cluster.server(name) for name in names]
     used: Counter[str] = Counter()
@@ -217,9 +219,9 @@ def _measure_speeds(cluster: Cluster, names: Sequence[str], workload: Workload) 
         key = server.host, server.threads
         if key not in found:
             active = count_active(
-                server.threads, used[server.host], workload.streams / len(servers)
+                server.threads, used[server.host], find_busy_share(workload, len(servers))
             )
             sharing = Sharing(active_threads=active, used_threads=used[server.host])
             host = cluster.host_of(server.name)
-            found[key] = measure_speed(host, server, workload.precision, sharing)
+            found[key] = measure_speed(host, server, workload.precision, sharing, kind)
     return [found[server.host, server.threads] for server in servers]

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from partwise.cluster.description import Curve, Host, Server
+from partwise.cluster.description import Curve, Host, Server, Streaming
+from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.errors import PlanError
+from partwise.model.description import Model
 
 Bound = Literal["bandwidth", "compute", "overhead"]
 
@@ -28,15 +30,24 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """What one server gets of its host.
+class Pass:
+    """What the speed of a pass depends on: its rows, the tokens of them all, and the weights of
+    a matrix row, on average over the model."""
 
-    ``bytes_per_s`` is over the server's own working set, ``macs_per_s`` over the rows of a
-    pass; both are this server's share.
+    rows: int
+    tokens: int
+    weights_per_matrix_row: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What one server gets of its host in a pass of one kind.
+
+    ``bytes_per_s`` is over the server's own working set.
     """
 
     bytes_per_s: Curve
-    macs_per_s: Curve
+    macs_per_s: float
     call_overhead_s: float
     layer_overhead_s: float
 
@@ -44,9 +55,9 @@ class Speed:
         """Seconds to read ``read_bytes`` of a working set."""
         return read_bytes / self.bytes_per_s.at(working_set_bytes)
 
-    def compute_s(self, macs: float, rows: int) -> float:
-        """Seconds for ``macs`` multiply-accumulates in a pass of ``rows`` rows."""
-        return macs / self.macs_per_s.at(rows)
+    def compute_s(self, macs: float) -> float:
+        """Seconds for ``macs`` multiply-accumulates."""
+        return macs / self.macs_per_s
 
     def overhead_s(self, num_layers: int) -> float:
         """Seconds of one runner call over ``num_layers`` layers besides their work."""
@@ -61,8 +72,20 @@ def spend(read_s: float, compute_s: float, overhead_s: float) -> tuple[float, Bo
     return work_s + overhead_s, "bandwidth" if read_s >= compute_s else "compute"
 
 
-def measure_speed(host: Host, server: Server, precision: str, sharing: Sharing) -> Speed:
-    """What ``server`` gets of ``host`` when servers with ``sharing`` threads share it.
+def find_pass(model: Model, workload: Workload, tokens: int) -> Pass:
+    """A pass of ``tokens``: one of each decoding row, or of a microbatch in training."""
+    return Pass(
+        rows=workload.sequences if workload.is_training else tokens,
+        tokens=tokens,
+        weights_per_matrix_row=model.weights_per_matrix_row,
+    )
+
+
+def measure_speed(
+    host: Host, server: Server, precision: str, sharing: Sharing, kind: Pass
+) -> Speed:
+    """What ``server`` gets of ``host`` in a pass of a ``kind``, when servers with ``sharing``
+    threads share it.
 
     Raises:
         PlanError: the host gives no rates for ``precision``.
@@ -75,19 +98,40 @@ def measure_speed(host: Host, server: Server, precision: str, sharing: Sharing) 
         )
     active = max(sharing.active_threads, server.threads)
     used = max(sharing.used_threads, active)
-    bandwidth = _combine(host.one_core_bytes_per_s, host.all_cores_bytes_per_s, active, host.cores)
-    rate = _combine(rates.one_core_macs_per_s, rates.all_cores_macs_per_s, active, host.cores)
-    share = server.threads / active
+    turn = _Turn(threads=server.threads, active=active, cores=host.cores)
+    memory = turn.take(host.one_core_bytes_per_s, host.all_cores_bytes_per_s).non_increasing()
+    if rates.streaming is not None:
+        width_bytes = kind.weights_per_matrix_row * ELEMENT_BYTES[precision]
+        memory = _stream(memory, _find_streamed(rates.streaming, turn, kind.tokens, width_bytes))
     return Speed(
-        bytes_per_s=Curve(
-            # The curve is over what the host reads in all: the others hold as much a thread.
-            x=tuple(x * server.threads / used for x in bandwidth.x),
-            y=tuple(y * share for y in bandwidth.non_increasing().y),
-        ),
-        macs_per_s=Curve(x=rate.x, y=tuple(y * share for y in rate.non_decreasing().y)),
+        # The curve is over what the host reads in all: the others hold as much a thread.
+        bytes_per_s=Curve(x=tuple(x * server.threads / used for x in memory.x), y=memory.y),
+        macs_per_s=turn.take(
+            rates.one_core_macs_per_s, rates.all_cores_macs_per_s, rates.one_server_macs_per_s
+        )
+        .non_decreasing()
+        .at(kind.tokens),
         call_overhead_s=host.call_overhead_s,
-        layer_overhead_s=host.layer_overhead_s,
+        layer_overhead_s=host.layer_overhead_s + kind.rows * host.row_overhead_s,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """A server of ``threads``, among servers of ``active`` threads at once on ``cores``."""
+
+    threads: int
+    active: int
+    cores: int
+
+    def take(self, one_core: Curve, all_cores: Curve, one_server: Curve | None = None) -> Curve:
+        """What the server gets: its share of what all get together, but no more than its own
+        threads get alone."""
+        together = _combine(one_core, all_cores, self.active, self.cores)
+        alone = _combine(one_core, one_server or all_cores, self.threads, self.cores)
+        points = tuple(sorted({*together.x, *alone.x}))
+        share = self.threads / self.active
+        return Curve(x=points, y=tuple(min(share * together.at(x), alone.at(x)) for x in points))
 
 
 def _combine(one_core: Curve, all_cores: Curve, threads: int, cores: int) -> Curve:
@@ -99,3 +143,24 @@ def _combine(one_core: Curve, all_cores: Curve, threads: int, cores: int) -> Cur
     points = tuple(sorted({*one_core.x, *all_cores.x}))
     pairs = [(one_core.at(x), all_cores.at(x)) for x in points]
     return Curve(x=points, y=tuple(min(threads * one, max(one, every)) for one, every in pairs))
+
+
+def _find_streamed(streaming: Streaming, turn: _Turn, tokens: int, width_bytes: float) -> float:
+    """Bytes per second of weights that no cache holds, in matrix rows of ``width_bytes``."""
+    bytes_per_s = turn.take(
+        streaming.one_core_bytes_per_s,
+        streaming.all_cores_bytes_per_s,
+        streaming.one_server_bytes_per_s,
+    ).at(tokens)
+    return bytes_per_s / (1 + streaming.matrix_row_start_bytes.at(tokens) / width_bytes)
+
+
+def _stream(memory: Curve, streamed_bytes_per_s: float) -> Curve:
+    """``memory`` as kernels read it: in cache as fast, beyond it as they stream. Between the two
+    as much slower as memory itself is on its way from one to the other."""
+    fast_s, slow_s = 1 / memory.y[0], 1 / memory.y[-1]
+    streamed_s = max(slow_s, 1 / streamed_bytes_per_s)
+    missed = [(1 / y - fast_s) / (slow_s - fast_s) if slow_s > fast_s else 1.0 for y in memory.y]
+    return Curve(
+        x=memory.x, y=tuple(1 / (fast_s + miss * (streamed_s - fast_s)) for miss in missed)
+    )

@@ -23,18 +23,21 @@ START_S = 60.0
 STOP_S = 5.0
 END_S = 1.0
 """How long a server whose link ended may take to end itself."""
+WAIT_POLICY = "OMP_WAIT_POLICY"
+"""OpenMP reads it once, when torch is imported."""
 
 
 class LocalServers:
     """Child servers through a fork server, which starts importing at once; `start` waits."""
 
-    def __init__(self, architecture: str, token: bytes) -> None:
-        """Start the fork server.
+    def __init__(self, architecture: str, token: bytes, *, num_threads: int = 1) -> None:
+        """Start the fork server; all its servers will compute with ``num_threads`` together.
 
         Raises:
             LaunchError: it cannot be started.
         """
         self._token = token
+        self._environment = _choose_environment(num_threads)
         self._folder = Path(tempfile.mkdtemp(prefix="partwise-"))
         self._pids: dict[str, int] = {}
         try:
@@ -56,6 +59,7 @@ class LocalServers:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
+                    env=self._environment,
                     bufsize=0,  # `select` sees what a buffer would hide
                     start_new_session=True,  # Ctrl-C is for the coordinator: it ends them itself
                 )
@@ -152,6 +156,16 @@ class LocalServers:
         written = (self._folder / "forkserver.log").read_text(errors="replace").strip()
         why = written.splitlines()[-1] if written else f"exit code {self._process.poll()}"
         return LaunchError(f"the servers did not start: {why}")
+
+
+def _choose_environment(num_threads: int) -> dict[str, str]:
+    """Threads that wait for each other look again and again, for milliseconds. Where they are
+    more than the processors that takes these away from whoever computes, up to a hundred times
+    slower (decision 0010): there they sleep. What the user has set stays."""
+    environment = dict(os.environ)
+    if num_threads > len(os.sched_getaffinity(0)):
+        environment.setdefault(WAIT_POLICY, "PASSIVE")
+    return environment
 
 
 def _exists(pid: int) -> bool:

@@ -131,6 +131,20 @@ class Model:
     def parameters(self) -> tuple[Parameter, ...]:
         return tuple(p for layer in self.layers for p in layer.parameters)
 
+    @cached_property
+    def weights_per_matrix_row(self) -> float:
+        """Consecutive weights in one row of a matrix, on average over all that are multiplied;
+        infinite where none is a matrix."""
+        matrices = [
+            p
+            for layer in self.layers
+            if layer.macs_per_token
+            for p in layer.parameters
+            if len(p.shape) == 2
+        ]
+        num_rows = sum(p.shape[0] for p in matrices)
+        return sum(p.num_elements for p in matrices) / num_rows if num_rows else math.inf
+
     @property
     def num_blocks(self) -> int:
         return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)

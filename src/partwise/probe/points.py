@@ -1,0 +1,124 @@
+"""What is measured, and by whom: pure.
+
+A team of processes measures each point at the same time, for a while: one core, every core by
+itself, or one server with a thread on each core. Weights and buffers are the team's together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+KIB, MIB = 1 << 10, 1 << 20
+
+WORKING_SETS_BYTES = tuple(
+    int(mib * MIB)
+    for mib in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512)
+)
+LEAST_READ_BYTES = 32 * KIB
+"""Of one process: what its first level of cache holds."""
+TOKENS = (1, 2, 4, 8, 16, 128)
+"""Of a pass: kernels change at a few, and all but the last are what decoding asks for."""
+CACHED_SHAPE = (1024, 512)
+"""(outputs, inputs): 2 MiB in fp32, which the caches of one core hold on most machines."""
+STREAMED_SHAPES = ((1024, 512), (4096, 2048))
+"""Linear layers of a small and of a larger model: two widths tell what a matrix row costs from
+what its weights cost."""
+LEAST_STREAMED_BYTES = 128 * MIB
+LEAST_STREAMED_EACH_BYTES = 64 * MIB
+"""Two of the larger matrices for a process, so that none stays in a cache of its own."""
+
+
+class Who(StrEnum):
+    """Which team; the values are the columns of the host file."""
+
+    ONE_CORE = "one_core"
+    ALL_CORES = "all_cores"
+    ONE_SERVER = "one_server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """``num_processes`` that measure at once, each with ``num_threads``."""
+
+    who: Who
+    num_processes: int
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """Reading a working set of ``num_bytes`` in all, again and again."""
+
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiply:
+    """Multiplying ``num_bytes`` of matrices of ``shape`` in all, with ``tokens`` a pass."""
+
+    precision: str
+    shape: tuple[int, int]
+    num_bytes: int
+    tokens: int
+
+
+Point = Read | Multiply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the points depend on. ``cache_bytes`` is all of its last level; 0: not known."""
+
+    cores: int
+    memory_bytes: int
+    cache_bytes: int
+
+
+def list_teams(cores: int) -> list[Team]:
+    """Who measures on a machine of ``cores``; a single core is all of them."""
+    one = Team(who=Who.ONE_CORE, num_processes=1, num_threads=1)
+    if cores == 1:
+        return [one]
+    return [
+        one,
+        Team(who=Who.ALL_CORES, num_processes=cores, num_threads=1),
+        Team(who=Who.ONE_SERVER, num_processes=1, num_threads=cores),
+    ]
+
+
+def list_reads(team: Team, machine: Machine) -> list[Point]:
+    """What ``team`` reads; a process with several threads reads as its cores do by themselves."""
+    if team.who is Who.ONE_SERVER:
+        return []
+    least, most = team.num_processes * LEAST_READ_BYTES, machine.memory_bytes // 4
+    fitting = [n for n in WORKING_SETS_BYTES if least <= n <= most] or [least]
+    return [Read(num_bytes=n) for n in fitting]
+
+
+def list_multiplies(team: Team, machine: Machine, precisions: Sequence[str]) -> list[Point]:
+    """What ``team`` multiplies, in an order in which neighbours share their matrices."""
+    points: list[Point] = []
+    for precision in precisions:
+        points.append(empty_multiply(precision))
+        for shape, num_bytes in list_matrices(team, machine):
+            points += [
+                Multiply(precision=precision, shape=shape, num_bytes=num_bytes, tokens=tokens)
+                for tokens in TOKENS
+            ]
+    return points
+
+
+def empty_multiply(precision: str) -> Multiply:
+    """What a call costs that multiplies nothing to speak of."""
+    return Multiply(precision=precision, shape=(8, 8), num_bytes=1, tokens=1)
+
+
+def list_matrices(team: Team, machine: Machine) -> list[tuple[tuple[int, int], int]]:
+    """Shapes, each with the bytes to be multiplied: what caches hold, then what they do not."""
+    least = max(LEAST_STREAMED_BYTES, 4 * machine.cache_bytes)
+    streamed_bytes = max(least, team.num_processes * LEAST_STREAMED_EACH_BYTES)
+    streamed_bytes = min(streamed_bytes, machine.memory_bytes // 4)
+    cached = (CACHED_SHAPE, 1)  # one matrix a process
+    return [cached, *((shape, streamed_bytes) for shape in STREAMED_SHAPES)]
