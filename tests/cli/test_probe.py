@@ -23,12 +23,12 @@ from partwise.remote.tcp import TcpTransport
 from support.parts import Servers
 
 FLAT = Curve(x=(1.0, 4.0), y=(20e9, 10e9))
-STREAMING = Streaming(
-    one_core_bytes_per_s=FLAT, all_cores_bytes_per_s=FLAT, matrix_row_start_bytes=FLAT
-)
+STREAMING = Streaming(inputs=512, one_core_bytes_per_s=FLAT, all_cores_bytes_per_s=FLAT)
 HOST = replace(
     preset("local-2").hosts[0],
-    rates={"fp32": Rates(one_core_macs_per_s=FLAT, all_cores_macs_per_s=FLAT, streaming=STREAMING)},
+    rates={
+        "fp32": Rates(one_core_macs_per_s=FLAT, all_cores_macs_per_s=FLAT, streaming=(STREAMING,))
+    },
     store_bytes_per_s=2e9,
 )
 
@@ -71,7 +71,7 @@ def test_the_host_file_is_what_local_n_is_cut_from(
     assert "warning" not in streams.err
     assert main(["cluster", "show", "local-2", "--host", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["hosts"][0]["rates"]["fp32"]["streaming"]["one_core"] == {
+    assert document["hosts"][0]["rates"]["fp32"]["streaming"][0]["one_core"] == {
         "rows": [1.0, 4.0],
         "bytes_per_s": [20e9, 10e9],
     }

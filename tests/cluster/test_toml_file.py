@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,20 @@ def curves(draw: st.DrawFn, x: list[float] | None = None) -> Curve:
 def rates(draw: st.DrawFn) -> Rates:
     rows = [1.0, 4.0, 16.0][: draw(st.integers(1, 3))]
     has_server = draw(st.booleans())
-    one, every, server, *streamed = (draw(curves(rows)) for _ in range(7))
+    one, every, server, *streamed = (draw(curves(rows)) for _ in range(6))
     streaming = Streaming(
+        inputs=draw(st.integers(1, 9)),
         one_core_bytes_per_s=streamed[0],
         all_cores_bytes_per_s=streamed[1],
         one_server_bytes_per_s=streamed[2] if has_server else None,
-        matrix_row_start_bytes=streamed[3],
     )
     return Rates(
         one_core_macs_per_s=one,
         all_cores_macs_per_s=every,
         one_server_macs_per_s=server if has_server else None,
-        streaming=draw(st.sampled_from([streaming, None])),
+        streaming=draw(
+            st.sampled_from([(), (streaming,), (streaming, replace(streaming, inputs=10))])
+        ),
     )
 
 

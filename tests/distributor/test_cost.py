@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -156,16 +157,16 @@ def test_a_curve_that_rises_is_made_to_fall(model: Model) -> None:
     assert part.compute_s == pytest.approx(part.working_set_bytes / 1e9)
 
 
-def stream(host: Host, gb_per_s: float, *, start_bytes: float = 1e-9) -> Host:
+def stream(host: Host, gb_per_s: float, inputs: int = 16) -> Host:
     """``host`` with kernels that read weights at ``gb_per_s`` a core where no cache holds them;
     all three of its cores' worth together, but one server no faster than a core."""
     streaming = Streaming(
+        inputs=inputs,
         one_core_bytes_per_s=flat(gb_per_s * 1e9),
         all_cores_bytes_per_s=flat(3 * gb_per_s * 1e9),
         one_server_bytes_per_s=flat(gb_per_s * 1e9),
-        matrix_row_start_bytes=flat(start_bytes),
     )
-    return replace(host, rates={"fp32": replace(host.rates["fp32"], streaming=streaming)})
+    return replace(host, rates={"fp32": replace(host.rates["fp32"], streaming=(streaming,))})
 
 
 def test_kernels_read_what_no_cache_holds_at_their_own_pace(model: Model) -> None:
@@ -188,14 +189,25 @@ def test_what_a_cache_holds_is_not_streamed(model: Model) -> None:
     assert whole.compute_s == pytest.approx(whole.working_set_bytes / 0.5e9)
 
 
-def test_each_row_of_a_matrix_begins_anew(model: Model) -> None:
-    free = run(model, cut(model), make_cluster(stream(make_host("h"), 0.25))).parts[0]
-    host = stream(make_host("h"), 0.25, start_bytes=100.0)
-    [part] = run(model, cut(model), make_cluster(host)).parts
+def test_kernels_stream_between_the_widths_that_were_measured(model: Model) -> None:
     # Rows of q, k, v, o, gate, up, down in 4 blocks, and of the head.
     rows = 4 * (16 + 8 + 8 + 16 + 12 + 12 + 16) + 30
     weights = 4 * MATRICES + 30 * 16
-    assert part.compute_s == pytest.approx(free.compute_s * (1 + 100 * rows / (4 * weights)))
+    narrow, wide = (
+        stream(make_host("h"), *s).rates["fp32"].streaming for s in ((0.2, 8), (0.5, 64))
+    )
+    share = math.log(weights / rows / 8) / math.log(8)
+    byte_s = 5 + share * (2 - 5)
+    host = make_host("h")
+    for streaming, expected in (
+        ((*narrow, *wide), byte_s),
+        (narrow, 5.0),
+        (wide, 2.0),
+    ):
+        rates = replace(host.rates["fp32"], streaming=streaming)
+        here = replace(host, rates={"fp32": rates})
+        [part] = run(model, cut(model), make_cluster(here)).parts
+        assert part.compute_s == pytest.approx(part.working_set_bytes * expected * 1e-9)
 
 
 def test_the_threads_of_one_server_may_help_less_than_servers_of_one_thread(model: Model) -> None:

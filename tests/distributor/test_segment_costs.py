@@ -26,13 +26,13 @@ def random_curve(rng: random.Random, low: float, high: float, y: float) -> Curve
     return Curve(x=tuple(x), y=tuple(y * rng.uniform(0.2, 1) for _ in x))
 
 
-def random_streaming(rng: random.Random) -> Streaming:
+def random_streaming(rng: random.Random, inputs: int) -> Streaming:
     """Faster or slower than memory, at more rows or at fewer."""
     return Streaming(
+        inputs=inputs,
         one_core_bytes_per_s=random_curve(rng, 1, 20, 1e8),
         all_cores_bytes_per_s=random_curve(rng, 1, 20, 2e8),
         one_server_bytes_per_s=rng.choice([None, random_curve(rng, 1, 20, 1e8)]),
-        matrix_row_start_bytes=random_curve(rng, 1, 20, 300),
     )
 
 
@@ -44,7 +44,7 @@ def random_cluster(rng: random.Random) -> Cluster:
             one_core_macs_per_s=random_curve(rng, 1, 20, 3e7),
             all_cores_macs_per_s=random_curve(rng, 1, 20, 6e7),
             one_server_macs_per_s=rng.choice([None, random_curve(rng, 1, 20, 5e7)]),
-            streaming=rng.choice([None, random_streaming(rng)]),
+            streaming=tuple(random_streaming(rng, 8 << i) for i in range(rng.randint(0, 3))),
         )
         hosts.append(
             Host(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from partwise.cluster import Curve
-from partwise.probe.assemble import assemble_host, find_cache, find_start
+from partwise.probe.assemble import assemble_host, find_cache
 from partwise.probe.measurements import Measurements
 from partwise.probe.overhead import Overhead
 from partwise.probe.points import (
     MIB,
+    STREAMED_SHAPES,
     TOKENS,
     Machine,
     Multiply,
@@ -28,7 +27,6 @@ from partwise.probe.team import Measured
 
 MACHINE = Machine(cores=2, memory_bytes=16 << 30, cache_bytes=32 * MIB)
 CALL_S = 2e-6
-START_BYTES = 1500.0
 # Of what one process alone does, each of two gets so much at once; two threads do the double.
 SHARE = {Who.ONE_CORE: 1.0, Who.ALL_CORES: 0.8, Who.ONE_SERVER: 2.0}
 
@@ -39,10 +37,10 @@ def read_bytes_per_s(num_bytes: int) -> float:
 
 
 def byte_s(point: Multiply) -> float:
-    """In cache 2 GMAC/s and a token; from memory 20 GB/s, less what rows cost, for all tokens."""
+    """In cache 2 GMAC/s and a token; from memory 10 MB/s for each input, for all tokens."""
     if point.num_bytes == 1:  # one matrix
         return point.tokens / 4 / (2e9 * point.tokens)
-    return (1 + START_BYTES / (4 * point.shape[1])) / (20e9 / point.tokens)
+    return point.tokens / (10e6 * point.shape[1])
 
 
 def measure(who: Who, num_processes: int, point: Point) -> Measured:
@@ -90,31 +88,23 @@ def test_the_host_is_the_machine_that_was_measured() -> None:
     assert host.call_overhead_s == host.layer_overhead_s == host.row_overhead_s == 1e-4
 
 
-def test_rates_are_without_calls_and_streams_without_the_begin_of_rows() -> None:
+def test_rates_and_streams_are_without_calls_and_by_inputs() -> None:
     rates = assemble_host("lab", MACHINE, imagine(), None).rates["fp32"]
-    streaming = rates.streaming
-    assert streaming is not None
     assert rates.one_server_macs_per_s is not None
-    assert streaming.one_server_bytes_per_s is not None
+    assert [s.inputs for s in rates.streaming] == [shape[1] for shape in STREAMED_SHAPES]
     for tokens in TOKENS:
         assert rates.one_core_macs_per_s.at(tokens) == pytest.approx(2e9 * tokens, rel=2e-2)
         assert rates.all_cores_macs_per_s.at(tokens) == pytest.approx(3.2e9 * tokens, rel=2e-2)
         assert rates.one_server_macs_per_s.at(tokens) == pytest.approx(4e9 * tokens, rel=2e-2)
-        assert streaming.matrix_row_start_bytes.at(tokens) == pytest.approx(START_BYTES, rel=2e-2)
-        stream = 20e9 / tokens
-        assert streaming.one_core_bytes_per_s.at(tokens) == pytest.approx(stream, rel=2e-2)
-        assert streaming.all_cores_bytes_per_s.at(tokens) == pytest.approx(1.6 * stream, rel=2e-2)
-        assert streaming.one_server_bytes_per_s.at(tokens) == pytest.approx(2 * stream, rel=2e-2)
-
-
-@given(st.floats(1, 1e5), st.floats(1e-12, 1e-8))
-def test_the_begin_of_a_row_is_found_from_two_widths(start: float, own_s: float) -> None:
-    narrow_s, wide_s = (own_s * (1 + start / width) for width in (2048, 8192))
-    assert find_start(narrow_s, wide_s, 2048, 8192) == pytest.approx(start, rel=1e-3)
-
-
-def test_a_row_that_costs_nothing_stays_above_zero() -> None:
-    assert find_start(1e-10, 1.1e-10, 2048, 8192) == 1.0
+        for streaming in rates.streaming:
+            stream = 10e6 * streaming.inputs / tokens
+            assert streaming.one_server_bytes_per_s is not None
+            for curve, share in (
+                (streaming.one_core_bytes_per_s, 1.0),
+                (streaming.all_cores_bytes_per_s, 1.6),
+                (streaming.one_server_bytes_per_s, 2.0),
+            ):
+                assert curve.at(tokens) == pytest.approx(share * stream, rel=2e-2)
 
 
 @pytest.mark.parametrize(

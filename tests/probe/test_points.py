@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from partwise.probe.points import (
     CACHED_SHAPE,
     MIB,
+    STREAMED_SHAPES,
     TOKENS,
     Machine,
     Multiply,
@@ -65,16 +66,16 @@ def test_what_is_streamed_is_four_times_the_cache_where_memory_allows(machine: M
     for team in list_teams(machine.cores):
         cached, *streamed = list_matrices(team, machine)
         assert cached == (CACHED_SHAPE, 1)
-        assert len({shape[1] for shape, _ in streamed}) == 2
+        assert [shape for shape, _ in streamed] == list(STREAMED_SHAPES)
         for _, num_bytes in streamed:
             assert num_bytes >= min(4 * machine.cache_bytes, machine.memory_bytes // 4)
 
 
-def test_every_number_of_tokens_is_measured_in_cache_and_at_both_widths() -> None:
+def test_every_number_of_tokens_is_measured_in_cache_and_at_every_width() -> None:
     machine = Machine(cores=2, memory_bytes=16 << 30, cache_bytes=32 * MIB)
     points = list_multiplies(pick(machine, Who.ONE_SERVER), machine, ["fp32", "int8"])
     for precision in ("fp32", "int8"):
         own = [p for p in points if isinstance(p, Multiply) and p.precision == precision]
-        assert len(own) == 1 + 3 * len(TOKENS)
+        assert len(own) == 1 + (1 + len(STREAMED_SHAPES)) * len(TOKENS)
         assert {p.tokens for p in own} == set(TOKENS)
     assert not list_reads(pick(machine, Who.ONE_SERVER), machine)

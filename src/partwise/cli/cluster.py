@@ -114,21 +114,20 @@ def describe_host(host: Host) -> dict[str, Any]:
 
 def describe_rates(rates: Rates) -> dict[str, Any]:
     """The rates at one precision as a JSON object."""
-    document: dict[str, Any] = {
+    return {
         "one_core": describe_curve(rates.one_core_macs_per_s, "rows", "macs_per_s"),
         "all_cores": describe_curve(rates.all_cores_macs_per_s, "rows", "macs_per_s"),
         "one_server": describe_curve(rates.one_server_macs_per_s, "rows", "macs_per_s"),
-        "streaming": None,
+        "streaming": [
+            {
+                "inputs": each.inputs,
+                "one_core": describe_curve(each.one_core_bytes_per_s, "rows", "bytes_per_s"),
+                "all_cores": describe_curve(each.all_cores_bytes_per_s, "rows", "bytes_per_s"),
+                "one_server": describe_curve(each.one_server_bytes_per_s, "rows", "bytes_per_s"),
+            }
+            for each in rates.streaming
+        ],
     }
-    if rates.streaming is not None:
-        streaming = rates.streaming
-        document["streaming"] = {
-            "one_core": describe_curve(streaming.one_core_bytes_per_s, "rows", "bytes_per_s"),
-            "all_cores": describe_curve(streaming.all_cores_bytes_per_s, "rows", "bytes_per_s"),
-            "one_server": describe_curve(streaming.one_server_bytes_per_s, "rows", "bytes_per_s"),
-            "matrix_row_start": describe_curve(streaming.matrix_row_start_bytes, "rows", "bytes"),
-        }
-    return document
 
 
 def describe_curve(curve: Curve | None, x: str, y: str) -> dict[str, list[float]] | None:

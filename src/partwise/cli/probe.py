@@ -200,11 +200,12 @@ def list_rates(host: Host) -> list[tuple[Cell, ...]]:
             rates.all_cores_macs_per_s,
             rates.one_server_macs_per_s,
         ]
-        if rates.streaming is not None:
+        if rates.streaming:
+            widest = rates.streaming[-1]
             curves += [
-                rates.streaming.one_core_bytes_per_s,
-                rates.streaming.all_cores_bytes_per_s,
-                rates.streaming.one_server_bytes_per_s,
+                widest.one_core_bytes_per_s,
+                widest.all_cores_bytes_per_s,
+                widest.one_server_bytes_per_s,
             ]
         curves += [None] * (len(RATE_HEADERS) - 2 - len(curves))
         rows += [

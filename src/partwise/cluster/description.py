@@ -58,16 +58,16 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
-    """How fast a host's kernels read weights that no cache holds, over the rows of a pass.
+    """How fast a host's kernels read weights that no cache holds, over the rows of a pass, in
+    matrices with so many ``inputs``: kernels depend on both.
 
-    Columns as in `Rates`, in bytes of weights per second, for matrices of very long rows. Each
-    row of a matrix begins anew: that takes as long as ``matrix_row_start_bytes`` more.
+    Columns as in `Rates`, in bytes of weights per second.
     """
 
+    inputs: int
     one_core_bytes_per_s: Curve
     all_cores_bytes_per_s: Curve
     one_server_bytes_per_s: Curve | None = None
-    matrix_row_start_bytes: Curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +77,19 @@ class Rates:
 
     By one core; by all cores, each by itself, together; and by one server with a thread on
     each core (None: as all cores), which may be far less: kernels do not split every pass.
-    ``streaming`` (None: as fast as memory) is for weights that no cache holds.
+    ``streaming`` (none: as fast as memory) is for weights that no cache holds, by ascending
+    numbers of inputs.
     """
 
     one_core_macs_per_s: Curve
     all_cores_macs_per_s: Curve
     one_server_macs_per_s: Curve | None = None
-    streaming: Streaming | None = None
+    streaming: tuple[Streaming, ...] = ()
+
+    def __post_init__(self) -> None:
+        inputs = [streaming.inputs for streaming in self.streaming]
+        if inputs != sorted(set(inputs)):
+            raise ClusterError(f"streaming is given for {_list(inputs)} inputs: sort them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,12 @@
     all_cores_gmacs_per_s = [10, 48] # each core by itself, together
     one_server_gmacs_per_s = [6, 40] # optional: by one server with a thread on each core
 
-    [hosts.rates.fp32.streaming]     # optional: reading weights that no cache holds
+    [[hosts.rates.fp32.streaming]]   # optional: reading weights that no cache holds,
+    inputs = 2048                    # in matrices of so many inputs; may be repeated for others
     rows = [1, 16]
     one_core_gb_per_s = [24, 9]
     all_cores_gb_per_s = [38, 17]
     one_server_gb_per_s = [24, 12]   # optional
-    matrix_row_start_kib = [2, 0.5]  # what the begin of each matrix row is worth
 
     [[servers]]                      # a process on a host
     name = "lab-0"

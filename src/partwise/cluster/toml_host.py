@@ -94,18 +94,19 @@ def _read_rates(rates: Table, precision: str) -> Rates:
         one_core_macs_per_s=one_core,
         all_cores_macs_per_s=all_cores,
         one_server_macs_per_s=one_server,
-        streaming=_read_streaming(table) if "streaming" in table.values else None,
+        streaming=tuple(_read_streaming(table, values) for values in table.tables("streaming")),
     )
 
 
-def _read_streaming(rates: Table) -> Streaming:
-    table = rates.table("streaming", ("rows", *_STREAMING_KEYS, "matrix_row_start_kib"))
+def _read_streaming(rates: Table, values: Mapping[str, Any]) -> Streaming:
+    keys = ("inputs", "rows", *_STREAMING_KEYS)
+    table = Table(where=f"{rates.where}: streaming", values=values, keys=keys)
     one_core, all_cores, one_server = _read_columns(table, _STREAMING_KEYS)
     return Streaming(
+        inputs=table.whole("inputs"),
         one_core_bytes_per_s=one_core,
         all_cores_bytes_per_s=all_cores,
         one_server_bytes_per_s=one_server,
-        matrix_row_start_bytes=_read_curve(table, "rows", "matrix_row_start_kib"),
     )
 
 
@@ -129,17 +130,15 @@ def _write_rates(precision: str, rates: Rates) -> Iterator[str]:
     columns = (rates.one_core_macs_per_s, rates.all_cores_macs_per_s, rates.one_server_macs_per_s)
     yield from ("", f"[hosts.rates.{key}]")
     yield from _write_columns(f"the rates of {precision}", _RATE_KEYS, columns)
-    if rates.streaming is not None:
-        streaming = rates.streaming
-        yield from ("", f"[hosts.rates.{key}.streaming]")
+    for streaming in rates.streaming:
+        yield from ("", f"[[hosts.rates.{key}.streaming]]", f"inputs = {streaming.inputs}")
         yield from _write_columns(
             f"the streaming of {precision}",
-            (*_STREAMING_KEYS, "matrix_row_start_kib"),
+            _STREAMING_KEYS,
             (
                 streaming.one_core_bytes_per_s,
                 streaming.all_cores_bytes_per_s,
                 streaming.one_server_bytes_per_s,
-                streaming.matrix_row_start_bytes,
             ),
         )
 

@@ -6,11 +6,12 @@ what the strategies' proofs rest on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from partwise.cluster.description import Curve, Host, Server, Streaming
-from partwise.distributor.workload import ELEMENT_BYTES, Workload
+from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
 from partwise.model.description import Model
 
@@ -100,9 +101,8 @@ def measure_speed(
     used = max(sharing.used_threads, active)
     turn = _Turn(threads=server.threads, active=active, cores=host.cores)
     memory = turn.take(host.one_core_bytes_per_s, host.all_cores_bytes_per_s).non_increasing()
-    if rates.streaming is not None:
-        width_bytes = kind.weights_per_matrix_row * ELEMENT_BYTES[precision]
-        memory = _stream(memory, _find_streamed(rates.streaming, turn, kind.tokens, width_bytes))
+    if rates.streaming:
+        memory = _stream(memory, _find_streamed(rates.streaming, turn, kind))
     return Speed(
         # The curve is over what the host reads in all: the others hold as much a thread.
         bytes_per_s=Curve(x=tuple(x * server.threads / used for x in memory.x), y=memory.y),
@@ -145,14 +145,15 @@ def _combine(one_core: Curve, all_cores: Curve, threads: int, cores: int) -> Cur
     return Curve(x=points, y=tuple(min(threads * one, max(one, every)) for one, every in pairs))
 
 
-def _find_streamed(streaming: Streaming, turn: _Turn, tokens: int, width_bytes: float) -> float:
-    """Bytes per second of weights that no cache holds, in matrix rows of ``width_bytes``."""
-    bytes_per_s = turn.take(
-        streaming.one_core_bytes_per_s,
-        streaming.all_cores_bytes_per_s,
-        streaming.one_server_bytes_per_s,
-    ).at(tokens)
-    return bytes_per_s / (1 + streaming.matrix_row_start_bytes.at(tokens) / width_bytes)
+def _find_streamed(streamings: Sequence[Streaming], turn: _Turn, kind: Pass) -> float:
+    """Bytes per second of weights that no cache holds, between the widths that were measured."""
+    seconds = [
+        1 / turn.take(s.one_core_bytes_per_s, s.all_cores_bytes_per_s, s.one_server_bytes_per_s)
+        .at(kind.tokens)
+        for s in streamings
+    ]  # fmt: skip
+    by_width = Curve(x=tuple(float(s.inputs) for s in streamings), y=tuple(seconds))
+    return 1 / by_width.at(kind.weights_per_matrix_row)
 
 
 def _stream(memory: Curve, streamed_bytes_per_s: float) -> Curve:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from partwise.cluster.description import Curve, Host, Rates, Streaming
 from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.probe.measurements import Measurements
 from partwise.probe.points import (
+    STREAMED_SHAPES,
     TOKENS,
     Machine,
     Multiply,
@@ -27,8 +27,6 @@ from partwise.probe.spread import spread
 CACHE_FACTOR, FAST_SHARE = 1.5, 0.75
 """What reads so many times as fast as memory is in a cache; it reads fast if it gets this share
 of what working sets in caches get typically, which is the pace of the last level."""
-LEAST_START_BYTES = 1.0
-"""Of a matrix row where none was seen: curves are above 0."""
 DIGITS = 4
 
 
@@ -66,16 +64,6 @@ def find_cache(reads: Curve) -> int:
     return int(max(x for x, y in cached if y >= FAST_SHARE * typical))
 
 
-def find_start(narrow_s: float, wide_s: float, narrow_bytes: int, wide_bytes: int) -> float:
-    """What the begin of a matrix row is worth in bytes, from the seconds that a byte takes in
-    matrices of two widths."""
-    # Each is s * (1 + start / width), with the same s and start: eliminate s.
-    rest = wide_s / narrow_bytes - narrow_s / wide_bytes
-    if narrow_s <= wide_s or rest <= 0:
-        return LEAST_START_BYTES
-    return max(LEAST_START_BYTES, (narrow_s - wide_s) / rest)
-
-
 @dataclass(frozen=True, slots=True)
 class _Column:
     """What one team found."""
@@ -108,30 +96,12 @@ class _Column:
             ],
         )
 
-    def start_bytes(self, precision: str) -> list[float]:
-        """What the begin of a matrix row is worth, by tokens."""
-        widths, seconds = self._streamed(precision)
-        return [find_start(*pair, *widths) for pair in seconds]
-
-    def stream_bytes_per_s(self, precision: str, starts: Sequence[float]) -> Curve:
-        """Bytes of weights per second over tokens, where none is in cache and no row begins."""
-        widths, seconds = self._streamed(precision)
-        rates = []
-        for start, pair in zip(starts, seconds, strict=True):
-            # Both widths count: the mean of what each says.
-            each = [s / (1 + start / width) for s, width in zip(pair, widths, strict=True)]
-            rates.append(self.team.num_processes / math.sqrt(each[0] * each[1]))
-        return _curve(TOKENS, rates)
-
-    def _streamed(self, precision: str) -> tuple[tuple[int, int], list[tuple[float, float]]]:
-        """Bytes of a matrix row of both widths; for each number of tokens seconds a byte."""
-        _, narrow, wide = list_matrices(self.team, self.machine)
-        widths = [round(ELEMENT_BYTES[precision] * shape[1]) for shape, _ in (narrow, wide)]
-        seconds = [
-            (self._byte_s(precision, narrow, tokens), self._byte_s(precision, wide, tokens))
-            for tokens in TOKENS
-        ]
-        return (widths[0], widths[1]), seconds
+    def stream(self, precision: str, shape: tuple[int, int]) -> Curve:
+        """Bytes of weights per second over tokens, of matrices that no cache holds."""
+        _, *streamed = list_matrices(self.team, self.machine)
+        matrices = next(matrices for matrices in streamed if matrices[0] == shape)
+        seconds = [self._byte_s(precision, matrices, tokens) for tokens in TOKENS]
+        return _curve(TOKENS, [self.team.num_processes / byte_s for byte_s in seconds])
 
     def _byte_s(self, precision: str, matrices: tuple[tuple[int, int], int], tokens: int) -> float:
         """Seconds a byte of weights, without those of the calls."""
@@ -146,18 +116,18 @@ class _Column:
 
 
 def _assemble_rates(precision: str, one: _Column, every: _Column, server: _Column | None) -> Rates:
-    starts = one.start_bytes(precision)
     return Rates(
         one_core_macs_per_s=one.macs_per_s(precision),
         all_cores_macs_per_s=every.macs_per_s(precision),
         one_server_macs_per_s=None if server is None else server.macs_per_s(precision),
-        streaming=Streaming(
-            one_core_bytes_per_s=one.stream_bytes_per_s(precision, starts),
-            all_cores_bytes_per_s=every.stream_bytes_per_s(precision, starts),
-            one_server_bytes_per_s=None
-            if server is None
-            else server.stream_bytes_per_s(precision, starts),
-            matrix_row_start_bytes=_curve(TOKENS, starts),
+        streaming=tuple(
+            Streaming(
+                inputs=shape[1],
+                one_core_bytes_per_s=one.stream(precision, shape),
+                all_cores_bytes_per_s=every.stream(precision, shape),
+                one_server_bytes_per_s=None if server is None else server.stream(precision, shape),
+            )
+            for shape in STREAMED_SHAPES
         ),
     )
 

@@ -1,14 +1,14 @@
-"""The torch runner's kernels, to be measured: the linear layers that transformers' modules call,
-in fp32, and a plain sum for what memory and caches can do at best."""
+"""The torch runner's kernels, to be measured: the linear layers of its blocks, in
+fp32, and a plain sum for what memory and caches can do at best."""
 
 from __future__ import annotations
 
 import importlib
 
 import torch
-from torch.nn.functional import linear
 
 from partwise.part.runner import Runner, RunnerOptions
+from partwise.part.torch.linear import FewRowsLinear
 
 LEAST_READ_BYTES = 16 << 20
 """Of a run: it takes 80 us and more, a call 2 us."""
@@ -38,17 +38,24 @@ class TorchMultiplication:
         self.num_matrices = max(1, num_bytes // (4 * outputs * inputs))
         self.macs_per_token = self.num_matrices * outputs * inputs
         self.num_bytes = 4 * self.macs_per_token
-        self._matrices = list(torch.ones(self.num_matrices, outputs, inputs))
+        self._layers = [
+            FewRowsLinear(inputs, outputs, bias=False, device="meta")
+            for _ in range(self.num_matrices)
+        ]
+        for layer, weight in zip(
+            self._layers, torch.ones(self.num_matrices, outputs, inputs), strict=True
+        ):
+            layer.load_state_dict({"weight": weight}, assign=True)
         self._inputs: dict[int, torch.Tensor] = {}
 
     @torch.inference_mode()
     def run(self, tokens: int) -> None:
         """See `Multiplication.run`."""
         if tokens not in self._inputs:
-            self._inputs[tokens] = torch.ones(tokens, self._matrices[0].shape[1])
+            self._inputs[tokens] = torch.ones(tokens, self._layers[0].in_features)
         hidden = self._inputs[tokens]
-        for matrix in self._matrices:
-            linear(hidden, matrix)
+        for layer in self._layers:
+            layer(hidden)
 
 
 class TorchKernels:
