@@ -177,3 +177,21 @@ def wide_model() -> Model:
     shapes = llama_shapes(config, 2)
     shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
     return find_family(config).describe(config, entries_of(shapes), "wide")
+
+
+@pytest.fixture(scope="session")
+def heavy_ends_model() -> Model:
+    """A tied llama in the shape of SmolLM2-135M: its table is as large as eight blocks."""
+    config = {
+        "model_type": "llama",
+        "num_key_value_heads": 3,
+        "num_attention_heads": 9,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "vocab_size": 49152,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+    }
+    return find_family(config).describe(config, entries_of(llama_shapes(config, 64)), "heavy")

@@ -11,10 +11,10 @@ import pytest
 
 from partwise.cluster.description import Cluster, LinkSpeed, Server
 from partwise.distributor import Plan, balance_layers
-from partwise.distributor.balanced import cut_evenly, find_kinds, find_least_limit, plan
+from partwise.distributor.balanced import cut_evenly, find_kinds, find_least_limit, plan, weigh
 from partwise.distributor.segment_costs import SegmentCosts
 from partwise.errors import Infeasible, PlanError
-from partwise.model import Model
+from partwise.model import LayerKind, Model
 from support.planning import GIB, make_cluster, make_host, pose
 
 
@@ -47,13 +47,37 @@ def test_a_large_model_is_cut_in_a_second() -> None:
     assert time.perf_counter() - started < 1
 
 
-def test_an_embedding_weighs_the_row_it_reads_and_the_head_its_whole_table(model: Model) -> None:
-    plan = balance_layers(model, ["a", "b"])
-    reads = [layer.read_elements_per_token for layer in model.layers]
-    assert reads[0] == 16
-    assert reads[-1] == 30 * 16
-    halves = [sum(reads[stage.start : stage.stop]) for stage in plan.stages]
-    assert abs(halves[0] - halves[1]) <= max(reads)
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [
+        (LayerKind.EMBEDDING, 16),  # one row of its 30
+        # q, k, v, o with biases, gate, up and down, two norms; and the block itself
+        (LayerKind.BLOCK, 2 * 272 + 2 * 136 + 3 * 192 + 2 * 16 + 1_000_000),
+        (LayerKind.NORM, 16),
+        (LayerKind.HEAD, 30 * 16),  # its whole table, tied or not
+    ],
+)
+def test_a_layer_weighs_what_it_reads_and_a_block_a_constant_more(
+    kind: LayerKind, weight: int, model: Model
+) -> None:
+    assert {weigh(layer) for layer in model.layers if layer.kind is kind} == {weight}
+
+
+def test_a_cut_heeds_the_row_of_a_table_and_the_constant_of_blocks(
+    heavy_ends_model: Model,
+) -> None:
+    def first_stop(weights: list[int]) -> int:
+        """The cut in two with the least larger half, by trying all."""
+        stops = range(1, len(weights))
+        return min(stops, key=lambda stop: max(sum(weights[:stop]), sum(weights[stop:])))
+
+    block, table = 3_540_096, 49152 * 576
+    row_read, whole_table, no_constant = (
+        first_stop([first, *[block + constant] * 30, 576, table])
+        for first, constant in ((576, 1_000_000), (table, 1_000_000), (576, 0))
+    )
+    assert len({row_read, whole_table, no_constant}) == 3  # the model tells them apart
+    assert balance_layers(heavy_ends_model, ["a", "b"]).stages[0].stop == row_read
 
 
 def test_parts_links_and_servers_follow_the_layers(model: Model) -> None:
