@@ -15,6 +15,7 @@ from partwise.distributor import balance_layers, encode_plan
 from partwise.distributor.plan import Member, NeuronShare, Part, Stage
 from partwise.errors import LinkClosed
 from partwise.model import open_model
+from partwise.part.refused import MAX_REFUSED, REFUSED_S
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.link import Link
@@ -209,6 +210,42 @@ def test_a_second_coordinator_is_refused_and_the_first_goes_on(tiny_llama: Path)
         assert first.is_alive()
         for _ in range(20):
             Client(servers).close()  # gone before it can be refused
+        assert first.is_alive()
+        first.close()
+
+
+def test_refused_clients_that_stay_take_no_more_than_sixteen_places() -> None:
+    with serving() as servers:
+        first = Client(servers)
+        assert first.is_alive()
+        refused = [Client(servers) for _ in range(MAX_REFUSED)]
+        for client in refused:
+            client.hear(Failed)
+        start_s = time.monotonic()
+        Client(servers).expect_end()
+        assert time.monotonic() - start_s < REFUSED_S / 2  # it had no time to stay
+        for client in refused:
+            client.tell(Ping(number=1, sent_ns=0))  # raises where the server hung up
+        assert len(refused) == 16
+        refused.pop().close()
+        assert first.is_alive()  # the server has seen that end: there is a place again
+        Client(servers).hear(Failed)
+        for client in [first, *refused]:
+            client.close()
+
+
+def test_a_refused_client_has_two_seconds_to_read_why() -> None:
+    with serving() as servers:
+        first = Client(servers)
+        assert first.is_alive()
+        start_s = time.monotonic()
+        late = Client(servers)
+        assert first.is_alive()
+        time.sleep(1.6)  # past the first look at whose time is over
+        late.tell(Ping(number=1, sent_ns=0))  # raises where the server hung up
+        assert "already serves another coordinator" in late.hear(Failed).text
+        late.expect_end()
+        assert 2.0 <= time.monotonic() - start_s < 4.0
         assert first.is_alive()
         first.close()
 

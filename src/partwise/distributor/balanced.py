@@ -1,7 +1,8 @@
 """The strategy ``balanced``: consecutive layers, the slowest part as fast as any cut allows.
 
 `plan` takes servers as they are, by the cost model; `balance_layers` takes them as equal, by
-the bytes that are read. Both take links as free, and split no layer.
+the bytes that a token reads, plus a constant for each block (`weigh`). Both take links as free,
+and split no layer.
 """
 
 from __future__ import annotations
