@@ -258,7 +258,7 @@ def deploy(
     ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
     elsewhere and see the model at the same path. A ``plan`` says which part goes to which
     server: an address among ``servers``, or "local-0" and so on; without one layers are
-    balanced by the bytes that a token reads.
+    balanced by the bytes that a token reads, plus a constant for each block.
 
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers

@@ -1,8 +1,9 @@
 """`partwise plan`: which server would hold what, from file headers alone.
 
 Servers of this machine (``--parts``) or at addresses (``--servers``) are taken as equal, and
-layers balanced by the bytes that a token reads. With ``--cluster`` they are what it says, a
-strategy cuts, and the plan says what it expects and whether it beats one machine.
+layers balanced by the bytes that a token reads, plus a constant for each block. With
+``--cluster`` they are what it says, a strategy cuts, and the plan says what it expects and
+whether it beats one machine.
 """
 
 from __future__ import annotations
