@@ -45,6 +45,57 @@ def tree() -> list[str]:
     return paths
 
 
+FIGURES = {
+    "2 parts over 1 part, one stream": "decode.two_parts_one_stream",
+    "2 parts over 1 part with one thread, four streams, same batching": (
+        "decode.two_parts_four_streams"
+    ),
+    "2 parts over 1 part with two threads, four streams, same batching": (
+        "decode.two_parts_over_two_threads"
+    ),
+    "1 part over transformers' `generate`, one thread": "decode.one_part_over_transformers",
+    "what a part adds to a raw round trip of 4 KB (two processors, see decision 0007)": (
+        "hop.added_us_4k"
+    ),
+    "the same at 256 KB": "hop.added_ratio_256k",
+    "warm, from the command to the first token, 3 parts": "first_token.first_token_s",
+}
+"""The rows of the table of figures, and the file and key in bench/results that they show."""
+
+
+def shown_figures() -> dict[str, str]:
+    """The number in each row of the table of figures, as it is written there."""
+    section = README.split("\n## Figures\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (-?[\d.]+)\D* \| .* \|$", section, re.MULTILINE)
+    return dict(rows)
+
+
+@pytest.mark.parametrize("row", FIGURES)
+def test_a_figure_of_the_readme_is_the_one_that_was_measured(row: str) -> None:
+    name, key = FIGURES[row].split(".")
+    measured = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())[key]
+    shown = shown_figures()[row]
+    num_decimals = len(shown.partition(".")[2])
+    assert float(shown) == round(measured, num_decimals), f"{name}.json: {key} is {measured}"
+
+
+def test_every_figure_of_the_readme_is_compared() -> None:
+    section = README.split("\n## Figures\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(table) - 2 == len(FIGURES)  # without the heading and the rule below it
+    assert shown_figures().keys() == FIGURES.keys()
+
+
+def test_the_picture_of_a_tokens_way_shows_the_blocks_of_the_plan(
+    smollm2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (picture,) = (block for block in code_blocks("") if "part0" in block)
+    assert main(["plan", str(smollm2), "--parts", "3"]) == 0
+    planned = re.findall(r"blocks \d+:\d+", capsys.readouterr().out)
+    assert len(planned) == 3
+    assert re.findall(r"blocks \d+:\d+", picture) == planned
+
+
 def test_the_python_of_the_readme_runs_as_it_stands(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
