@@ -18,6 +18,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -65,9 +66,67 @@ def decode(net: partwise.Net, ids: tuple[int, ...], num_streams: int, num_tokens
     return count / (stop_s - start_s)
 
 
-def deploy(parts: int, threads: int, max_in_flight: int = 0) -> partwise.Net:
+def deploy(stack: ExitStack, parts: int, threads: int, max_in_flight: int = 0) -> partwise.Net:
+    """Parts of SmolLM2 until ``stack`` ends."""
     options = partwise.DeployOptions(threads=threads, max_in_flight=max_in_flight)
-    return partwise.deploy(SMOLLM2, parts=parts, options=options)
+    return stack.enter_context(partwise.deploy(SMOLLM2, parts=parts, options=options))
+
+
+def start_transformers(stack: ExitStack) -> Connection:
+    """The pipe to a process that serves transformers until ``stack`` ends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # A daemon: it waits for work for ever, and nobody would wait for one that does.
+    process = context.Process(
+        target=serve_transformers, args=(theirs, str(SMOLLM2), 1), daemon=True
+    )
+    process.start()
+    stack.callback(process.kill)
+    theirs.close()  # so that its end is seen here
+    ours.recv()
+    return ours
+
+
+def measure(num_rounds: int, num_tokens: int) -> dict[str, list[float]]:
+    """Tokens per second of every configuration, one figure a round."""
+    with ExitStack() as stack:
+        pipe = start_transformers(stack)
+        one, two = deploy(stack, 1, 1), deploy(stack, 2, 1)
+        one_batched, wide_batched = deploy(stack, 1, 1, BATCHED), deploy(stack, 1, 2, BATCHED)
+        ids = one.text.encode(PROMPT)
+
+        def transformers_speed() -> float:
+            pipe.send((list(ids), num_tokens))
+            return float(pipe.recv())
+
+        def run(net: partwise.Net, num_streams: int) -> Callable[[], float]:
+            return lambda: decode(net, ids, num_streams, num_tokens)
+
+        return take_rounds(
+            {
+                "transformers, 1 thread, 1 stream": transformers_speed,
+                "1 part, 1 thread, 1 stream": run(one, 1),
+                "2 parts, 1 thread each, 1 stream": run(two, 1),
+                "1 part, 1 thread, 4 streams": run(one_batched, NUM_STREAMS),
+                "1 part, 2 threads, 4 streams": run(wide_batched, NUM_STREAMS),
+                "2 parts, 1 thread each, 4 streams": run(two, NUM_STREAMS),
+            },
+            num_rounds,
+        )
+
+
+def take_rounds(runs: dict[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
+    """Each of ``runs`` once a round, in a changing order, after one round to warm up."""
+    speeds: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    generator = random.Random(0)
+    for run in runs.values():
+        run()
+    for _ in range(num_rounds):
+        generator.shuffle(order)
+        for name in order:
+            speeds[name].append(runs[name]())
+    return speeds
 
 
 def main() -> None:
@@ -75,41 +134,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve_transformers, args=(theirs, str(SMOLLM2), 1))
-    process.start()
-    ours.recv()
-    one, two = deploy(1, 1), deploy(2, 1)
-    one_batched, wide_batched = deploy(1, 1, BATCHED), deploy(1, 2, BATCHED)
-    ids = one.text.encode(PROMPT)
-
-    def transformers_speed() -> float:
-        ours.send((list(ids), args.tokens))
-        return float(ours.recv())
-
-    runs: dict[str, Callable[[], float]] = {
-        "transformers, 1 thread, 1 stream": transformers_speed,
-        "1 part, 1 thread, 1 stream": lambda: decode(one, ids, 1, args.tokens),
-        "2 parts, 1 thread each, 1 stream": lambda: decode(two, ids, 1, args.tokens),
-        "1 part, 1 thread, 4 streams": lambda: decode(one_batched, ids, NUM_STREAMS, args.tokens),
-        "1 part, 2 threads, 4 streams": lambda: decode(wide_batched, ids, NUM_STREAMS, args.tokens),
-        "2 parts, 1 thread each, 4 streams": lambda: decode(two, ids, NUM_STREAMS, args.tokens),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    generator = random.Random(0)
-    for run in runs.values():
-        run()  # warm
-    for _ in range(args.rounds):
-        generator.shuffle(order)
-        for name in order:
-            speeds[name].append(runs[name]())
-    for net in (one, two, one_batched, wide_batched):
-        net.close()
-    process.kill()
-    process.join()
-    names = list(runs)
+    speeds = measure(args.rounds, args.tokens)
+    names = list(speeds)
     figures = {
         "one_part_over_transformers": ratio(speeds[names[1]], speeds[names[0]]),
         "two_parts_one_stream": ratio(speeds[names[2]], speeds[names[1]]),

@@ -20,7 +20,9 @@ import socket
 import statistics
 import struct
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -72,21 +74,41 @@ def pin(side: int) -> None:
     os.sched_setaffinity(0, {cpus[side]})
 
 
+def start_process(serve: Callable[[], None]) -> int:
+    """The id of a forked process on the servers' side that runs ``serve`` and ends."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pin(SERVER_SIDE)
+            serve()
+        except Exception:  # noqa: BLE001 - an error must not unwind the parent's frames here
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def end_process(pid: int) -> None:
+    """End what `start_process` started."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def start_raw_echo(num_bytes: int) -> tuple[socket.socket, int]:
     """A process that sends back every ``num_bytes`` it gets."""
     server = socket.create_server(("127.0.0.1", 0))
-    pid = os.fork()
-    if pid == 0:
-        pin(SERVER_SIDE)
+
+    def serve() -> None:
         sock, _ = server.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         view = memoryview(bytearray(num_bytes))
         while receive_exactly(sock, view):
             sock.sendall(view)
-        os._exit(0)
-    sock = socket.create_connection(server.getsockname())
+
+    with server:
+        pid = start_process(serve)
+        sock = socket.create_connection(server.getsockname())
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server.close()
     return sock, pid
 
 
@@ -104,15 +126,17 @@ def receive_exactly(sock: socket.socket, view: memoryview) -> bool:
 def start_server(token: bytes) -> tuple[Address, int]:
     """A part server with the idle runner in a process of its own."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        pin(SERVER_SIDE)
+
+    def serve() -> None:
         transport = TcpTransport(token)
         listener = transport.listen(Address("127.0.0.1", 0), "idle")
         os.write(writer, str(listener.address.port).encode())
         PartServer("idle", transport, listener, IdleRunner).run()
-        os._exit(0)
+
+    pid = start_process(serve)
+    os.close(writer)  # so that its end is seen here
     port = int(os.read(reader, 16))
+    os.close(reader)
     return Address("127.0.0.1", port), pid
 
 
@@ -207,38 +231,47 @@ def measure(model_path: Path, num_tokens: int, turns: int) -> dict[str, list[flo
     """Round trips of one payload in microseconds: for each turn the median of each kind."""
     tensor = np.zeros(num_tokens, np.int64)
     token = new_token()
-    servers = [start_server(token) for _ in range(2)]
-    assemblies = [assemble(model_path, token, address) for address, _ in servers]
-    raw_driver = RawDriver(assemblies[0], tensor)
-    link_driver = LinkDriver(assemblies[1], tensor)
-    sock, echo_pid = start_raw_echo(tensor.nbytes)
+    with ExitStack() as stack:
+        addresses = []
+        for _ in range(2):
+            address, pid = start_server(token)
+            stack.callback(end_process, pid)
+            addresses.append(address)
+        assemblies = [assemble(model_path, token, address) for address in addresses]
+        sock, pid = start_raw_echo(tensor.nbytes)
+        stack.callback(end_process, pid)
+        stack.enter_context(sock)
+        kinds = {
+            "raw": make_raw_round_trip(sock, tensor),
+            "part": RawDriver(assemblies[0], tensor).round_trip_ns,
+            "whole": LinkDriver(assemblies[1], tensor).round_trip_ns,
+        }
+        stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        pin(CLIENT_SIDE)
+        return take_turns(kinds, turns)
+
+
+def make_raw_round_trip(sock: socket.socket, tensor: Array) -> Callable[[int], int]:
+    """The bytes of ``tensor`` to the raw echo and back, in nanoseconds."""
     data, view = tensor.tobytes(), memoryview(bytearray(tensor.nbytes))
 
-    def raw_round_trip_ns(number: int) -> int:
+    def round_trip_ns(number: int) -> int:
         start_ns = time.perf_counter_ns()
         sock.sendall(data)
         receive_exactly(sock, view)
         return time.perf_counter_ns() - start_ns
 
-    kinds: dict[str, Callable[[int], int]] = {
-        "raw": raw_round_trip_ns,
-        "part": raw_driver.round_trip_ns,
-        "whole": link_driver.round_trip_ns,
-    }
+    return round_trip_ns
+
+
+def take_turns(kinds: dict[str, Callable[[int], int]], turns: int) -> dict[str, list[float]]:
+    """For each kind the median of each of its turns, in microseconds."""
     medians: dict[str, list[float]] = {kind: [] for kind in kinds}
-    everywhere = os.sched_getaffinity(0)
-    pin(CLIENT_SIDE)
     for turn in range(turns):
         for kind, round_trip_ns in kinds.items():
             first = turn * ROUND_TRIPS
             times = [round_trip_ns(first + i) / 1e3 for i in range(ROUND_TRIPS)]
             medians[kind].append(statistics.median(times))
-    os.sched_setaffinity(0, everywhere)
-    sock.close()
-    os.waitpid(echo_pid, 0)
-    for _, pid in servers:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     return medians
 
 
