@@ -31,12 +31,16 @@ def main(
     if args.list:
         print_table(chosen, {line.id: find(state, line) for line in chosen})
         return 0
-    records = {line.id: settle(line, state, args) for line in chosen}
-    if name_commit(root) != commit:
-        print("note: files of the checkout changed while lines ran", file=sys.stderr)
+    try:
+        records = {line.id: settle(line, state, args, root) for line in chosen}
+        check_unchanged(root, state)
+    except CheckoutChanged as exc:
+        print(f"accept.py: {exc}", file=sys.stderr)
+        return 1
     print_table(chosen, records)
     print_reasons(records, folder / commit)
-    finish(commit, records, is_whole=len(chosen) == len(lines) and root == ROOT)
+    is_whole = len(chosen) == len(lines) and not args.no_fresh_clone and root == ROOT
+    finish(commit, records, is_whole=is_whole)
     return int(any(record.last.status is not Status.MET for record in records.values()))
 
 
@@ -76,8 +80,26 @@ def tell(record: Record) -> str:
     return f"{record.last.status} in {count} attempts"
 
 
-def settle(line: Line, state: State, args: argparse.Namespace) -> Record:
-    """What an earlier run found out about ``line``, or else what running it shows."""
+class CheckoutChanged(Exception):
+    """What ran was not the commit, or the commit with edits, that the run began with."""
+
+
+def check_unchanged(root: Path, state: State) -> None:
+    """Raise CheckoutChanged unless ``state`` is still that of the checkout at ``root``."""
+    began, now = state.path.stem, name_commit(root)
+    if now != began:
+        raise CheckoutChanged(
+            f"the checkout changed from {began} to {now} while lines ran: the last one is not"
+            " recorded and no results are written; run it again"
+        )
+
+
+def settle(line: Line, state: State, args: argparse.Namespace, root: Path) -> Record:
+    """What an earlier run found out about ``line``, or else what running it shows.
+
+    Raises:
+        CheckoutChanged: somebody edited the checkout meanwhile; nothing is remembered.
+    """
     known = state.records.get(line.id)
     if known is not None and known.is_finished and not args.again:
         return known
@@ -85,6 +107,7 @@ def settle(line: Line, state: State, args: argparse.Namespace) -> Record:
         return not_run("--no-fresh-clone was given")
     print(f"{line.id} {line.text} (at most {line.limit_s:g} s)", file=sys.stderr)
     record = run_line(line, state.path.with_suffix(""))
+    check_unchanged(root, state)
     state.put(line.id, record)
     print(f"     {tell(record)} {record.last.reason}".rstrip(), file=sys.stderr)
     return record

@@ -62,17 +62,16 @@ def run_command(command: list[str], folder: Path, limit_s: float) -> int | None:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            if process.poll() is None:
-                end_group(process)
+            end_group(process)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and what it started in its session."""
-    os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_S)
+    """End the command, if it still runs, and what it left in its session."""
     # Nobody may be left of the group, or only those that the command did not end.
     with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

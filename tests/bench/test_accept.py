@@ -43,7 +43,7 @@ def accept(repository: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
     return run
 
 
-@pytest.mark.parametrize("words", [(), ("--only", "9.1")])
+@pytest.mark.parametrize("words", [(), ("--only", "9.1"), ("--no-fresh-clone",)])
 def test_only_a_whole_run_of_the_checkout_writes_its_results(
     words: tuple[str, ...],
     repository: Path,
@@ -59,7 +59,7 @@ def test_only_a_whole_run_of_the_checkout_writes_its_results(
     ]
     code, printed = accept(lines, *words)
     assert code == 0
-    assert printed["num_met"] == (1 if words else 2)
+    assert printed["num_met"] == (1 if "--only" in words else 2)
     assert (results / "accept.json").exists() == (not words)
 
 
@@ -104,6 +104,33 @@ def test_another_commit_or_an_edit_runs_lines_again(
     subprocess.run([*GIT, "commit", "-q", "-m", "second"], cwd=repository, check=True)
     figures.append(accept([line])[1]["lines"]["9.1"]["figures"])
     assert figures == [[["1"]], [["2"]], [["3"]], [["4"]]]
+
+
+def test_a_line_during_which_the_checkout_changed_is_not_recorded(
+    tmp_path: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("accept.main.ROOT", repository)
+    monkeypatch.setattr("harness.RESULTS", repository / "bench" / "results")
+    commit, edit = name_commit(repository), repository / "edit.py"
+    touch = f"import pathlib; pathlib.Path({str(edit)!r}).touch()"
+    mark = tmp_path / "mark"
+    lines = [
+        succeeding("", id="9.1"),
+        succeeding(touch),
+        succeeding(f"import pathlib; pathlib.Path({str(mark)!r}).touch()", id="9.3"),
+    ]
+    assert main([], lines, repository) == 1
+    out, err = capsys.readouterr()
+    assert f"the checkout changed from {commit} to {commit}-changed-" in err
+    assert "not recorded" in err
+    assert out == ""
+    assert [path.name for path in (repository / ".accept").glob("*.json")] == [f"{commit}.json"]
+    assert list(State(repository / ".accept" / f"{commit}.json").records) == ["9.1"]
+    assert not mark.exists()
+    assert not (repository / "bench" / "results").exists()
 
 
 def test_results_of_benchmarks_are_no_edit(repository: Path) -> None:
@@ -167,6 +194,17 @@ def test_a_line_over_its_limit_is_ended_with_what_it_started(tmp_path: Path) -> 
     assert attempt.status is Status.NOT_MET
     assert attempt.reason == "not done in 0.5 s"
     assert attempt.seconds < 1.2
+    subprocess.run(["sleep", "1.2"], check=True)
+    assert not mark.exists()
+
+
+def test_what_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = f"import time, pathlib; time.sleep(1); pathlib.Path({str(mark)!r}).touch()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
+    attempt = try_line(succeeding(code), tmp_path / "attempt")
+    assert attempt.status is Status.MET
+    assert attempt.seconds < 1
     subprocess.run(["sleep", "1.2"], check=True)
     assert not mark.exists()
 
