@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
     transport = TcpTransport(read_token(args.token_file))
-    address = parse_address(args.listen)
+    address = parse_address(args.listen, is_listening=True)
     listener = transport.listen(address, args.name or str(address))
     import_runner()  # the first coordinator finds a server that only has to load
     name = args.name or str(listener.address)
