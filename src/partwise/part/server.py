@@ -271,11 +271,13 @@ class PartServer:
         if self._machine.phase is not Phase.IDLE:
             raise errors.FrameError(f"{self._machine.name} is assigned already")
         try:
-            self._assignment = open_assignment(assign)
-        except PartwiseError as exc:
-            self._tell(Failed(error=type(exc).__name__, text=str(exc)))
+            assignment = open_assignment(assign)
+            event = assignment.event()
+        except Exception as exc:  # noqa: BLE001 - the server outlives whatever it is sent
+            self._fail(exc)
             return
-        self._apply(self._assignment.event())
+        self._assignment = assignment
+        self._apply(event)
 
     def _load(self, action: Load) -> None:
         if self._assignment is None:
@@ -307,8 +309,9 @@ class PartServer:
         hello = Hello(role="part", name=assignment.part, deployment=assignment.deployment)
         try:
             channel = self._transport.connect(Address(connect.host, connect.port), hello)
-        except RemoteError as exc:
-            self._fail(type(exc)(f"{assignment.part} cannot reach {connect.part}: {exc}"))
+        except Exception as exc:  # noqa: BLE001 - the server outlives whatever it is sent
+            kind = type(exc) if isinstance(exc, RemoteError) else RemoteError
+            self._fail(kind(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
         self._next = Link(channel, connect.part)
         self._poller.add_link(self._next)

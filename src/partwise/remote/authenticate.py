@@ -202,7 +202,7 @@ def authenticate_server(
         raise AuthenticationError(f"{peer} does not hold the token of this server")
     try:
         hello = msgspec.msgpack.decode(said, type=Hello)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise AuthenticationError(f"{peer} said no valid hello: {exc}") from exc
     answer = msgspec.msgpack.encode(Welcome(server=server))
     stream.write_block(answer)
