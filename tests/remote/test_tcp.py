@@ -141,3 +141,22 @@ def test_port_0_is_for_listening_alone() -> None:
     assert parse_address("127.0.0.1:0", is_listening=True) == HERE
     with pytest.raises(UsageError, match="port 0, where nobody listens"):
         parse_address("127.0.0.1:0")
+
+
+def test_more_clients_than_may_wait_are_turned_away(
+    transport: TcpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "MAX_ACCEPTED", 2)
+    listener = transport.listen(HERE, "server")
+    channels = [transport.connect(listener.address, HELLO) for _ in range(5)]
+    poll = select.poll()
+    for channel in channels:
+        poll.register(channel.fileno(), select.POLLIN)
+    stop_s = time.monotonic() + LIMIT_S
+    while len(poll.poll(LIMIT_S * 1e3)) < 3 and time.monotonic() < stop_s:
+        time.sleep(0.001)
+    accepted = listener.accepted()
+    assert len(accepted) == 2
+    listener.close()
+    for channel in (*channels, *(channel for _, channel in accepted)):
+        channel.close()

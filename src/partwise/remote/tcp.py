@@ -24,6 +24,8 @@ from partwise.remote.channel import Channel, TcpChannel
 from partwise.remote.transport import CONNECT_S, MAX_PORT, Address
 
 MAX_PENDING_HANDSHAKES = 64
+MAX_ACCEPTED = 64
+"""Clients that may wait until the server's loop takes them; more are turned away."""
 
 
 class TcpTransport:
@@ -174,7 +176,7 @@ class TcpListener:
 
     def _hand_over(self, hello: Hello, channel: Channel) -> None:
         with self._lock:
-            if self._closed.is_set():
+            if self._closed.is_set() or self._accepted.qsize() >= MAX_ACCEPTED:
                 channel.close()
                 return
             self._accepted.put((hello, channel))
