@@ -370,3 +370,17 @@ def test_cancelling_twice_is_one_command(tiny_llama: Path) -> None:
         generation.cancel()
         assert len(commands) == 1
         cancel()
+
+
+def test_closing_has_a_deadline_of_its_own(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "CLOSE_S", 0.2)
+    is_over = threading.Event()
+    with Parts(tiny_llama, counting(step_s=20)) as parts:
+        parts.coordinator._command(lambda: is_over.wait(5))
+        start_s = time.monotonic()
+        parts.coordinator.close()
+        assert time.monotonic() - start_s < 3
+        is_over.set()
+        parts.coordinator._thread.join(5)
