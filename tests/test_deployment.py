@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.threads: list[int] = []
+        self.num_passes = 0
         self._servers: list[Servers] = []
 
     def start(self, names: Sequence[str], token: bytes) -> dict[str, Address]:
@@ -33,7 +35,11 @@ class Recording:
 
     def _make_runner(self, options: RunnerOptions) -> Runner:
         self.threads.append(options.threads)
-        return counting_runner()(options)
+        return counting_runner(self._on_pass)(options)
+
+    def _on_pass(self, part: str, number: int, between_layers: Callable[[], None]) -> None:
+        self.num_passes += 1
+        time.sleep(0.005)
 
     def stop(self) -> None:
         for servers in self._servers:
@@ -53,7 +59,7 @@ def local(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Servers that `deploy` takes for processes of this machine."""
 
     class Local:
-        def __init__(self, architecture: str, token: bytes) -> None:
+        def __init__(self, architecture: str, token: bytes, *, num_threads: int) -> None:
             self._token = token
 
         def start(self, names: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
@@ -118,8 +124,24 @@ def test_an_answer_says_how_many_tokens_the_context_leaves(
         ("chunk_tokens", 0, "chunk_tokens is 0, it must be at least 1"),
         ("step_timeout_s", 0.0, "step_timeout_s is 0, it must be above 0"),
         ("step_timeout_s", float("nan"), "step_timeout_s is nan"),
+        ("step_timeout_s", float("inf"), "step_timeout_s is inf"),
+        ("step_timeout_s", 86_401.0, "at most 86400, a day"),
+        ("threads", 1025, "threads is 1025, it must be at most 1024"),
     ],
 )
 def test_numbers_that_mean_nothing_are_wrong_usage(name: str, value: float, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         partwise.DeployOptions(**{name: value})
+
+
+def test_leaving_the_loop_over_an_answer_stops_the_parts(
+    local: Recording, tiny_llama: Path
+) -> None:
+    with partwise.deploy(tiny_llama) as net:
+        for _ in net.generate("a", max_tokens=400, chat=False):
+            break
+        net.counters()  # after the cancellation
+        time.sleep(0.05)
+        before = local.num_passes
+        time.sleep(0.2)
+        assert local.num_passes == before < 400

@@ -18,7 +18,7 @@ from typing import Self
 from partwise.distributor import Plan, measure_holding
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
-from partwise.engine.coordinator import STEP_S, Coordinator
+from partwise.engine.coordinator import MAX_STEP_S, STEP_S, Coordinator
 from partwise.engine.prepared import Prepared, prepare
 from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS, Limits
 from partwise.engine.sequence import FinishReason, Generation, Request
@@ -26,7 +26,7 @@ from partwise.engine.text import Text
 from partwise.errors import UsageError
 from partwise.launch.local import LocalServers, share_cpus
 from partwise.remote.authenticate import new_token, read_token
-from partwise.remote.messages import Counters, Stats
+from partwise.remote.messages import MAX_THREADS, Counters, Stats
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 
@@ -49,7 +49,7 @@ class DeployOptions:
     ``on_load(done_bytes, total_bytes)`` follows loading.
 
     Raises:
-        UsageError: a number below what it means anything from.
+        UsageError: a number below what it means anything from, or beyond what a server takes.
     """
 
     threads: int = 0
@@ -68,9 +68,14 @@ class DeployOptions:
                 raise UsageError(
                     f"{name} is {value}, it must be at least {least}: give {least} or more"
                 )
-        if not self.step_timeout_s > 0:
+        if self.threads > MAX_THREADS:
             raise UsageError(
-                f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0: give seconds"
+                f"threads is {self.threads}, it must be at most {MAX_THREADS}: give fewer"
+            )
+        if not 0 < self.step_timeout_s <= MAX_STEP_S:
+            raise UsageError(
+                f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0 and at most"
+                f" {MAX_STEP_S:g}, a day: give seconds"
             )
 
     def choose_threads(self, default: int) -> int:
@@ -98,7 +103,8 @@ class PartReport:
 
 
 class Answer:
-    """A running generation as text. Iterating gives its pieces as they come.
+    """A running generation as text. Iterating gives its pieces as they come, and leaving the
+    loop before the end cancels it.
 
     ``token_ids`` grow as it runs; ``finish_reason`` is set at its end.
     """
@@ -109,7 +115,11 @@ class Answer:
         self._text = text
 
     def __iter__(self) -> Iterator[str]:
-        return self._text.stream(self._ids())
+        try:
+            yield from self._text.stream(self._ids())
+        finally:
+            if self.finish_reason is None:  # nobody listens any more
+                self.cancel()
 
     def _ids(self) -> Iterator[int]:
         for token in self.generation:

@@ -12,6 +12,7 @@
     │   └── Infeasible         no plan fits the servers; says what is missing
     ├── PromptError            a prompt that cannot be run (empty, longer than the context)
     ├── Overloaded             more requests than may wait
+    ├── DeploymentClosed       its engine has ended: deploy again
     ├── RemoteError            between two servers
     │   ├── FrameError         bytes that are not a valid frame
     │   ├── AuthenticationError
@@ -73,6 +74,10 @@ class PromptError(PartwiseError):
 
 class Overloaded(PartwiseError):
     """More requests than may wait."""
+
+
+class DeploymentClosed(PartwiseError):
+    """The deployment was closed, or its engine ended: it takes no requests any more."""
 
 
 class RemoteError(PartwiseError):

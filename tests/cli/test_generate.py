@@ -198,6 +198,12 @@ def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixtur
         (["--max-tokens", "-1"], "--max-tokens is -1"),
         (["--step-timeout", "0"], "--step-timeout is 0: give seconds above 0"),
         (["--step-timeout", "nan"], "--step-timeout is nan"),
+        (["--step-timeout", "inf"], "--step-timeout is inf"),
+        (
+            ["--step-timeout", "1e10"],
+            "--step-timeout is 1e+10: give seconds above 0, at most 86400",
+        ),
+        (["--threads", "1025"], "--threads is 1025, it must be at most 1024"),
         (["--servers", "a:1"], "--servers needs --token-file"),
         (["--token-file", "t"], "--token-file is for --servers"),
         (["--servers", "", "--token-file", "t"], "'' is not HOST:PORT"),

@@ -192,3 +192,11 @@ def test_a_reader_that_leaves_early_is_no_error(num_characters: int) -> None:
     with process.stderr as stderr:
         assert stderr.read() == b""
     assert process.wait(timeout=20) == 141
+
+
+@pytest.mark.parametrize("words", ["model nowhere", "--help"])
+def test_a_closed_stdout_is_told_in_one_line(words: str) -> None:
+    command = f"{sys.executable} -m partwise.cli.main {words} >&-"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == ("partwise: stdout is closed: leave it open, or send it to /dev/null\n")

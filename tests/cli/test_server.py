@@ -80,6 +80,7 @@ def test_threads_are_the_coordinators_then_the_servers_then_all(
         (["--listen", "192.0.2.1:0", "--token-file", "LONG"], 1, "cannot listen on 192.0.2.1:0"),
         (["--listen", "nowhere", "--token-file", "LONG"], 2, "'nowhere' is not HOST:PORT"),
         (["--listen", "h:1", "--token-file", "LONG", "--threads", "0"], 2, "--threads is 0"),
+        (["--listen", "h:1", "--token-file", "LONG", "--threads", "1025"], 2, "at most 1024"),
         (["--listen", "127.0.0.1:0"], 2, "--token-file"),
     ],
 )

@@ -14,10 +14,10 @@ from partwise.engine.scheduler import Limits
 from partwise.engine.sequence import FinishReason, Request
 from partwise.errors import (
     DeadlineExceeded,
+    DeploymentClosed,
     NotFinite,
     Overloaded,
     PartFailed,
-    PromptError,
     UsageError,
 )
 from partwise.launch.listening import make_torch_runner
@@ -165,6 +165,7 @@ def test_parts_forget_every_sequence_that_ended(tiny_llama: Path) -> None:
         return runner
 
     with Parts(tiny_llama, Setting(num_parts=3, make_runner=make)) as parts:
+        parts.coordinator.stats()  # its number is none of theirs
         for generation in [parts.submit([n], 3) for n in range(4)]:
             list(generation)
         cancelled = parts.submit([9], 10_000)
@@ -201,7 +202,7 @@ def test_closing_ends_generations_and_later_calls(tiny_llama: Path) -> None:
     for _ in generation:
         pass
     assert generation.finish_reason is FinishReason.CANCELLED
-    with pytest.raises(PromptError, match="closed"):
+    with pytest.raises(DeploymentClosed, match="closed"):
         parts.submit([1], 1)
 
 
@@ -337,3 +338,49 @@ def test_log_probabilities_go_to_those_who_ask_whoever_shares_the_batch(tiny_lla
         shifted = logits.astype(np.float64) - logits.max()
         logprob = shifted[token.token_id] - np.log(np.exp(shifted).sum())
         assert token.logprob == pytest.approx(logprob, abs=1e-4)
+
+
+def test_commands_that_the_engine_does_not_take_are_refused_at_a_limit(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "MAX_COMMANDS", 3)
+    with Parts(tiny_llama, counting()) as parts:
+        engine = parts.coordinator
+        is_over = threading.Event()
+        engine._command(lambda: is_over.wait(5))
+        stop_s = time.monotonic() + 5
+        while engine._commands.qsize() and time.monotonic() < stop_s:
+            time.sleep(0.001)
+        running = [parts.submit([1], 2) for _ in range(3)]
+        for _ in range(2):
+            with pytest.raises(Overloaded, match="3 commands wait for the engine"):
+                parts.submit([1], 2)
+        assert len(engine._generations) == 3
+        is_over.set()
+        for generation in running:
+            assert len(list(generation)) == 2
+
+
+def test_cancelling_twice_is_one_command(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, counting()) as parts:
+        generation = parts.submit([1], 100_000)
+        commands: list[object] = []
+        generation._cancel, cancel = (lambda: commands.append(1)), generation._cancel
+        generation.cancel()
+        generation.cancel()
+        assert len(commands) == 1
+        cancel()
+
+
+def test_closing_has_a_deadline_of_its_own(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "CLOSE_S", 0.2)
+    is_over = threading.Event()
+    with Parts(tiny_llama, counting(step_s=20)) as parts:
+        parts.coordinator._command(lambda: is_over.wait(5))
+        start_s = time.monotonic()
+        parts.coordinator.close()
+        assert time.monotonic() - start_s < 3
+        is_over.set()
+        parts.coordinator._thread.join(5)

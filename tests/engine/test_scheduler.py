@@ -139,7 +139,7 @@ class World:
     def check_end(self) -> None:
         assert not self.in_flight
         assert not self.scheduler.in_flight
-        assert self.scheduler.num_sequences == 0
+        assert not self.scheduler._running
         for number, request in self.requests.items():
             if number in self.cancelled:
                 assert number in self.idle or not self.sent[number]
@@ -267,7 +267,7 @@ def test_a_sequence_cancelled_before_it_ran_is_never_sent_nor_idle() -> None:
     scheduler.finish(sequence)
     assert scheduler.take_idle() == []
     assert scheduler.next_microbatch() is None
-    assert scheduler.num_sequences == 0
+    assert not scheduler._waiting
 
 
 def test_a_sequence_cancelled_in_flight_is_idle_only_when_it_came_back() -> None:

@@ -118,3 +118,45 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="has no tokenizer.json"):
         Text(folder)
+
+
+def test_what_utf_8_cannot_hold_is_no_prompt(text: Text) -> None:
+    for encode in (text.encode, text.encode_chat):
+        with pytest.raises(PromptError, match=r"not UTF-8 text \(surrogates .* at character"):
+            encode("a\udcff")
+
+
+def test_the_default_of_several_templates_is_taken(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    tools = {"name": "tools", "template": "no"}
+    default = {"name": "default", "template": "{{ messages[0]['content'] }}!"}
+    path.write_text(json.dumps(config | {"chat_template": [tools, default]}))
+    text = Text(folder)
+    assert text.encode_chat("hi") == text.encode("hi!")
+    path.write_text(json.dumps(config | {"chat_template": [tools]}))
+    assert not Text(folder).has_chat_template
+    path.write_text(json.dumps(config | {"chat_template": 7}))
+    with pytest.raises(ModelError, match="chat_template that is no text"):
+        Text(folder)
+
+
+def test_a_template_that_is_not_utf_8_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    with pytest.raises(ModelError, match="cannot read .*chat_template.jinja"):
+        Text(folder)
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages | tojson(indent=[]) }}"])
+def test_whatever_a_template_raises_is_one_error(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(PromptError, match="chat template fails with .*Error"):
+        Text(folder).encode_chat("hi")
+
+
+@pytest.mark.parametrize("ids", [[[1]], "2", True, [1, None], 1.5, {}])
+def test_ids_that_end_a_text_must_be_numbers(folder: Path, ids: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(ModelError, match="eos_token_id = .*, expected a whole number"):
+        Text(folder)

@@ -97,3 +97,15 @@ def test_threads_sleep_while_they_wait_where_they_are_more_than_the_processors(
     with pytest.raises(LaunchError, match="enough"):
         LocalServers("LlamaForCausalLM", new_token(), num_threads=num_threads)
     assert [env.get("OMP_WAIT_POLICY") for env in environments] == [policy]
+
+
+def test_no_file_of_the_users_folder_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('hijacked')")
+    monkeypatch.chdir(tmp_path)
+    servers = LocalServers("LlamaForCausalLM", new_token())
+    try:
+        assert set(servers.start(["a"], [()])) == {"a"}
+    finally:
+        servers.close()

@@ -314,3 +314,15 @@ def test_an_unknown_architecture_is_named_beside_the_known_ones(config: dict[str
 )
 def test_a_family_is_found_by_either_name(config: dict[str, Any]) -> None:
     assert find_family(config).architecture == "GPT2LMHeadModel"
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("name", ["rope_type", "type"])
+def test_rotary_positions_that_depend_on_the_whole_call_are_refused(key: str, name: str) -> None:
+    config, module = build(LlamaConfig(**LLAMA))
+    entries = stored(module)
+    for kind in ("default", "linear", "dynamic", "llama3", "yarn", None):
+        describe(config | {key: {name: kind}}, entries)
+    for kind in ("longrope", "su", "mrope", ["yarn"]):
+        with pytest.raises(ModelError, match="rotary positions of type .*: take a model with"):
+            describe(config | {key: {name: kind}}, entries)

@@ -15,13 +15,17 @@ from partwise.distributor import balance_layers, encode_plan
 from partwise.distributor.plan import Member, NeuronShare, Part, Stage
 from partwise.errors import LinkClosed
 from partwise.model import open_model
+from partwise.part import server as server_module
 from partwise.part.refused import MAX_REFUSED, REFUSED_S
-from partwise.remote.authenticate import Hello
+from partwise.remote import link as link_module
+from partwise.remote.authenticate import Hello, new_token
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.link import Link
-from partwise.remote.memory import MemoryTransport
+from partwise.remote.memory import CAPACITY_BYTES, MemoryTransport
 from partwise.remote.messages import (
     Assign,
+    Connect,
+    Connected,
     Failed,
     Loaded,
     Message,
@@ -32,6 +36,8 @@ from partwise.remote.messages import (
     decode_message,
     message_frame,
 )
+from partwise.remote.tcp import TcpTransport
+from partwise.remote.transport import Address, Transport
 from support.parts import Servers, counting_runner, ignore_pass
 
 VERSION = 3
@@ -106,8 +112,10 @@ class Client:
 
 
 @contextmanager
-def serving(on_pass: Callable = ignore_pass) -> Iterator[Servers]:
-    servers = Servers(["server"], MemoryTransport(), counting_runner(on_pass))
+def serving(
+    on_pass: Callable = ignore_pass, transport: Transport | None = None
+) -> Iterator[Servers]:
+    servers = Servers(["server"], transport or MemoryTransport(), counting_runner(on_pass))
     try:
         yield servers
     finally:
@@ -287,6 +295,77 @@ def test_a_missing_model_is_told_with_its_path(tiny_llama: Path, tmp_path: Path)
         client.close()
 
 
+GIVEN = b'"plan_version": 3'
+
+
+def assign_of(path: Path | str, plan: bytes, threads: int = 1) -> Assign:
+    return Assign(
+        deployment="d", plan=plan, part="part0", model_path=str(path), threads=threads
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda plan: assign_of("x" * 300, plan), "ModelError"),
+        (lambda plan: assign_of("m", plan.replace(b"part0", b"\xff\xff")), "PlanError"),
+        (lambda plan: assign_of("m", plan.replace(GIVEN, b'"plan_version": -1')), "PlanError"),
+        (lambda plan: assign_of("m", plan.replace(GIVEN, b'"plan_version": 4294967296')),
+         "PlanError"),
+        (lambda plan: assign_of("m", b'{"notes":' + b"[" * 100_000), "PlanError"),
+        (lambda plan: assign_of("m", plan, threads=1025), "LaunchError"),
+        (lambda plan: assign_of("m", plan, threads=-1), "LaunchError"),
+    ],
+    ids=["path", "utf-8", "negative", "33 bits", "deep", "threads", "negative threads"],
+)  # fmt: skip
+def test_a_bad_assignment_is_told_and_the_server_stays(
+    tiny_llama: Path, change: Callable[[bytes], Assign], error: str
+) -> None:
+    plan = encode_plan(balance_layers(open_model(tiny_llama), ["server"], plan_version=VERSION))
+    with serving() as servers:
+        client = Client(servers)
+        client.tell(change(plan))
+        assert client.hear(Failed).error == error
+        client.assign(tiny_llama)
+        client.hear(Loaded)
+        client.close()
+
+
+def test_whatever_opening_an_assignment_raises_the_server_stays(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def raise_it(assign: Assign) -> None:
+        raise ZeroDivisionError("of nobody")
+
+    with serving() as servers, monkeypatch.context() as patch:
+        client = Client(servers)
+        patch.setattr(server_module, "open_assignment", raise_it)
+        client.assign(tiny_llama)
+        assert "ZeroDivisionError: of nobody" in client.hear(Failed).text
+        patch.undo()
+        client.assign(tiny_llama)
+        client.hear(Loaded)
+        client.close()
+    assert "of nobody" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("a" * 64, 7070)])
+def test_a_next_part_at_no_address_is_told_and_the_server_stays(
+    tiny_llama: Path, host: str, port: int
+) -> None:
+    transport = TcpTransport(new_token())
+    with serving(transport=transport) as servers:
+        client = Client(servers)
+        client.assign(tiny_llama, num_parts=2)
+        client.hear(Loaded)
+        client.tell(Connect(part="part1", host=host, port=port))
+        failed = client.hear(Failed)
+        assert failed.error == "LinkClosed"
+        assert "part0 cannot reach part1" in failed.text
+        assert client.is_alive()
+        client.close()
+
+
 @pytest.mark.parametrize("deployment", ["d", "another"])
 def test_only_parts_of_the_deployment_may_join_and_they_may_not_command(
     tiny_llama: Path, deployment: str
@@ -325,10 +404,21 @@ def test_garbage_from_the_coordinator_frees_the_server(tiny_llama: Path) -> None
         client.close()
 
 
-def test_an_unknown_control_message_ends_the_link_but_not_the_server(tiny_llama: Path) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x81\xa4type\xa4exec",
+        b"\x82\xa4type\xa7connect\xa4part\xa1\xff",
+        b"\x82\xa4type\xa7release\xa1x" + b"\x91" * 100_000,
+    ],
+    ids=["unknown", "utf-8", "deep"],
+)
+def test_what_is_no_control_message_ends_the_link_but_not_the_server(
+    tiny_llama: Path, message: bytes
+) -> None:
     with serving() as servers:
         client = ready(servers, tiny_llama)
-        client.link.send(Frame(kind=FrameKind.CONTROL, message=b"\x81\xa4type\xa4exec"))
+        client.link.send(Frame(kind=FrameKind.CONTROL, message=message, plan_version=VERSION))
         client.expect_end()
         client = retry_until_free(servers, tiny_llama)
         assert client.is_alive()
@@ -374,6 +464,75 @@ def test_a_coordinator_that_leaves_frees_the_server_between_two_layers(tiny_llam
         client.link.send(step(70))
         assert client.result() == [71]
         client.close()
+
+
+@contextmanager
+def feeding(path: Path) -> Iterator[tuple[Client, Link]]:
+    """A server whose next part is the test; the coordinator's link and the next part's."""
+    transport = MemoryTransport()
+    with serving(transport=transport) as servers:
+        listener = transport.listen(Address("127.0.0.1", 0), "other")
+        client = Client(servers)
+        client.assign(path, num_parts=2)
+        client.hear(Loaded)
+        client.tell(Connect(part="part1", host="127.0.0.1", port=listener.address.port))
+        client.hear(Connected)
+        ((_, channel),) = listener.accepted()
+        yield client, Link(channel, "part0")
+        client.close()
+        listener.close()
+
+
+def many(num_tokens: int, sequence: int = 0) -> Frame:
+    row = Row(sequence, 0, num_tokens, int(RowFlag.PICK))
+    ids = np.zeros(num_tokens, np.int64)
+    return msgspec.structs.replace(step(0), rows=(row,), tensors=(ids,))
+
+
+@pytest.fixture
+def _short_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "STALL_S", 0.3)
+    monkeypatch.setattr(server_module, "IDLE_POLL_S", 0.05)
+
+
+@pytest.mark.usefixtures("_short_stall")
+def test_a_next_part_that_takes_nothing_is_given_up(tiny_llama: Path) -> None:
+    with feeding(tiny_llama) as (client, following):
+        client.link.send(many(2 * CAPACITY_BYTES // 256))  # a token is 64 fp32
+        failed = client.hear(Failed)
+        assert failed.error == "DeadlineExceeded"
+        assert "part0 lost its link to part1" in failed.text
+        assert "took nothing for 0.3 s" in failed.text
+        following.close()
+
+
+@pytest.mark.usefixtures("_short_stall")
+def test_a_next_part_that_computes_and_gives_no_credit_is_not_given_up(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "WINDOW_BYTES", 2000)
+    with feeding(tiny_llama) as (client, following):
+        frames: list[Frame] = []
+
+        def read(duration_s: float) -> None:
+            stop_s = time.monotonic() + duration_s
+            while time.monotonic() < stop_s:
+                frames.extend(following.receive())
+                following.flush()
+                client.frames.extend(client.link.receive())
+                client.link.flush()
+                time.sleep(0.005)
+
+        for sequence in range(3):
+            client.link.send(many(10, sequence))
+        read(0.9)
+        assert len(frames) == 1, "the second needs credit"
+        following.release(frames[0])
+        read(0.1)
+        assert len(frames) == 2
+        assert client.is_alive()
+        assert not any(f.kind is FrameKind.CONTROL for f in client.frames), "it failed"
+        following.close()
 
 
 def test_a_plan_that_splits_a_layer_is_refused_by_the_server_too(tiny_llama: Path) -> None:

@@ -258,9 +258,9 @@ def test_tokens_come_from_files_without_their_white_space(tmp_path: Path) -> Non
     assert read_token(path) == token
     assert new_token() != token
     path.write_bytes(b"short\n")
-    with pytest.raises(AuthenticationError, match="5 bytes, at least 16"):
+    with pytest.raises(LaunchError, match="5 bytes, at least 16"):
         read_token(path)
-    with pytest.raises(AuthenticationError, match="No such file"):
+    with pytest.raises(LaunchError, match="No such file"):
         read_token(tmp_path / "missing")
 
 

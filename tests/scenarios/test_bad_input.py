@@ -57,6 +57,13 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_a_prompt_on_stdin_that_is_not_utf_8(
+    model: Path, fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    assert "stdin is not UTF-8 text" in fail("generate", model, "-")
+
+
 def write_plan(folder: Path, plan: Plan) -> Path:
     path = folder / "plan.json"
     path.write_bytes(encode_plan(plan))

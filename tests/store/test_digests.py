@@ -34,7 +34,7 @@ def test_blocks_count_from_the_start_of_their_tensor(model: Path) -> None:
         assert not (store.location / "digests.json").exists()
     block = (np.arange(40, dtype=np.float32) + 3)[16:32].tobytes()
     assert recorded(store) == {"t3": [None, hashlib.sha256(block).hexdigest(), None]}
-    with store.recording():
+    with store:
         store.read("t3")
     last = (np.arange(40, dtype=np.float32) + 3)[32:].tobytes()
     assert recorded(store)["t3"][2] == hashlib.sha256(last).hexdigest()
@@ -96,7 +96,7 @@ def _read_some(model: Path, names: list[str], barrier) -> None:
     store = Store.open(model, block_bytes=BLOCK)
     barrier.wait(20)
     for name in names:
-        with store.recording():
+        with store:
             store.read(name)
 
 
@@ -140,7 +140,7 @@ def test_digests_are_saved_even_when_the_reading_fails(model: Path) -> None:
     store = Store.open(model, block_bytes=BLOCK)
 
     def read_both() -> None:
-        with store.recording():
+        with store:
             store.read("t3")
             store.read("t99")
 
@@ -200,7 +200,7 @@ def test_digests_of_other_blocks_are_refused(model: Path) -> None:
 def test_a_stale_temporary_file_does_no_harm(model: Path) -> None:
     store = Store.open(model, block_bytes=BLOCK)
     (store.location / "digests.json.tmp").write_bytes(b'{"format": 1, "sha')
-    with store.recording():
+    with store:
         store.read("t3")
     assert list(recorded(store)) == ["t3"]
     assert not (store.location / "digests.json.tmp").exists()

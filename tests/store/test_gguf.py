@@ -302,3 +302,20 @@ def test_the_demo_model_answers_paris_and_stops_at_its_end_token(smollm2: Path) 
     answer = tokenizer.decode(output[prompt["input_ids"].shape[1] :])
     assert answer == "The capital of France is Paris.<|im_end|>"
     assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_size", 96), ("intermediate_size", 161), ("num_attention_heads", 3)]
+)
+def test_a_header_that_contradicts_the_tensors_is_damage(
+    key: str, value: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lie(writer: Any, config: dict[str, Any]) -> None:
+        write(writer, config | {key: value})
+
+    write = write_shape
+    monkeypatch.setitem(write_gguf.__globals__, "write_shape", lie)
+    source = write_gguf(tiny_llama, tmp_path / "m.gguf")
+    with pytest.raises(DamagedModel, match="fetch the file again"):
+        import_gguf(source, tmp_path / "out" / "m")
+    assert not list(tmp_path.glob("out/*"))

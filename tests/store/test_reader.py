@@ -92,19 +92,6 @@ def test_a_read_touches_just_the_blocks_that_hold_its_elements(
     assert [(call.args[2], len(call.args[3])) for call in copy.mock_calls] == expected
 
 
-def test_a_tensor_is_read_into_a_view_of_a_larger_array(store: Store) -> None:
-    both = np.full((7, 18), -1, np.float32)
-    store.read_into("BF16(7, 9)", both[:, 9:])
-    assert np.array_equal(both[:, 9:], as_fp32(ARRAYS["BF16(7, 9)"]))
-    assert (both[:, :9] == -1).all()
-
-
-@pytest.mark.parametrize("out", [np.empty((9, 7), np.float32), np.empty((7, 9), np.float64)])
-def test_an_array_that_does_not_fit_is_refused(store: Store, out: np.ndarray) -> None:
-    with pytest.raises(StoreError, match=r"give float32 of shape \(7, 9\)"):
-        store.read_into("F32(7, 9)", out)
-
-
 def test_special_values_survive(tmp_path: Path, write_model) -> None:
     special = [np.inf, -np.inf, np.nan, -0.0, 1e-40]
     bits = (np.array(special, np.float32).view(np.uint32) >> 16).astype(np.uint16)

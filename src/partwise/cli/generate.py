@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partwise.errors import UsageError
+from partwise.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
     from partwise.cli.expectation import Expectation
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     check_options(args)
     from partwise.cli.report import Report, describe, render
 
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = read_prompt(args.prompt)
     prepared, expectation = prepare_run(args)
     chat = choose_form(args, prepared)
     # Now, so that no server starts in vain.
@@ -92,6 +92,20 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(render(report), file=sys.stderr)
     return 0
+
+
+def read_prompt(given: str) -> str:
+    """The prompt as given, or what stdin holds.
+
+    Raises:
+        PromptError: stdin holds no UTF-8 text.
+    """
+    if given != "-":
+        return given
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as exc:
+        raise PromptError(f"stdin is not UTF-8 text ({exc}): convert it") from exc
 
 
 def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]:
@@ -126,12 +140,20 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: which, and what to give instead.
     """
+    from partwise.engine.coordinator import MAX_STEP_S
+    from partwise.remote.messages import MAX_THREADS
+
     for option in ("parts", "threads", "max-tokens"):
         value = getattr(args, option.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
-    if args.step_timeout is not None and not 0 < args.step_timeout < float("inf"):
-        raise UsageError(f"--step-timeout is {args.step_timeout:g}: give seconds above 0")
+    if args.threads is not None and args.threads > MAX_THREADS:
+        raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
+    if args.step_timeout is not None and not 0 < args.step_timeout <= MAX_STEP_S:
+        raise UsageError(
+            f"--step-timeout is {args.step_timeout:g}: give seconds above 0, at most"
+            f" {MAX_STEP_S:g}, a day"
+        )
     if args.servers is not None and args.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
     if args.token_file is not None and args.servers is None and args.cluster is None:

@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: this process's); the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if sys.stdout is None:  # as `>&-` leaves it
+            raise UsageError("stdout is closed: leave it open, or send it to /dev/null")
         args = build_parser(load_commands()).parse_args(words)
         code: int = args.run(args)
         sys.stdout.flush()

@@ -49,13 +49,16 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then the process ends with exit code 0."""
     from partwise.launch.listening import import_runner, serve
     from partwise.remote.authenticate import read_token
+    from partwise.remote.messages import MAX_THREADS
     from partwise.remote.tcp import TcpTransport
     from partwise.remote.transport import parse_address
 
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
+    if args.threads is not None and args.threads > MAX_THREADS:
+        raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
     transport = TcpTransport(read_token(args.token_file))
-    address = parse_address(args.listen)
+    address = parse_address(args.listen, is_listening=True)
     listener = transport.listen(address, args.name or str(address))
     import_runner()  # the first coordinator finds a server that only has to load
     name = args.name or str(listener.address)

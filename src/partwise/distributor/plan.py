@@ -10,7 +10,7 @@ many members; every mixture is a plan too.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -117,7 +117,7 @@ class Plan(Value, frozen=True, kw_only=True):
     """
 
     format: int = PLAN_FORMAT
-    plan_version: int = 1
+    plan_version: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 1  # a frame's 32 bits hold it
     strategy: str
     model: ModelIdentity
     stages: tuple[Stage, ...]
@@ -167,7 +167,7 @@ def decode_plan(data: bytes) -> Plan:
     """
     try:
         plan = msgspec.json.decode(data, type=Plan)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise PlanError(
             f"not a plan: {exc}; make one with `partwise plan MODEL --out FILE`"
         ) from exc

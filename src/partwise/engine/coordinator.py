@@ -22,10 +22,10 @@ from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
 from partwise.errors import (
     DeadlineExceeded,
+    DeploymentClosed,
     FrameError,
     Overloaded,
     PartwiseError,
-    PromptError,
     RemoteError,
 )
 from partwise.remote.frame import Frame, FrameKind
@@ -45,10 +45,16 @@ from partwise.remote.messages import (
 )
 
 STEP_S = 60.0
+MAX_STEP_S = 86_400.0
+"""A day: what waits longer is not waited for, and clocks and threads take no infinity."""
+CLOSE_S = 10.0
+"""How long the engine's thread may take to end."""
 ANSWER_S = 3.0
 """How long a part may take to answer a ping before it is taken for dead."""
 CHECK_S = 0.2
 """How often a caller that waits for counters looks whether the engine still runs."""
+MAX_COMMANDS = 1 << 14
+"""Those that may wait for the engine: each request has two, to start and to cancel it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +101,8 @@ class Coordinator:
         self._sent: dict[int, _Sent] = {}
         self._diagnosis: _Diagnosis | None = None
         self._stats: dict[int, tuple[queue.SimpleQueue[list[Stats]], list[Stats | None]]] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1)  # of sequences
+        self._stats_numbers = itertools.count(1)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the wake-up descriptor
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -112,7 +119,7 @@ class Coordinator:
 
         Raises:
             PartwiseError: the engine failed before, or is closed.
-            Overloaded: too many requests run or wait.
+            Overloaded: too many requests run, or too many wait.
         """
         self._check()
         limits = self._scheduler.limits
@@ -127,7 +134,11 @@ class Coordinator:
             is_engine_alive=self._thread.is_alive,
         )
         self._generations[number] = generation
-        self._command(lambda: self._start(number, request))
+        try:
+            self._command(lambda: self._start(number, request))
+        except Overloaded:
+            del self._generations[number]
+            raise
         self._check()  # an engine that ended meanwhile takes no commands any more
         return generation
 
@@ -136,10 +147,11 @@ class Coordinator:
 
         Raises:
             DeadlineExceeded: a part does not answer.
+            Overloaded: too much waits for the engine.
         """
         self._check()
         answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
-        number = next(self._numbers)
+        number = next(self._stats_numbers)
         self._command(lambda: self._ask_stats(number, answer))
         stop_s = time.monotonic() + self._step_s
         while time.monotonic() < stop_s:
@@ -158,8 +170,9 @@ class Coordinator:
         if self._is_closed:
             return
         self._is_closed = True
-        self._command(lambda: None)
-        self._thread.join(timeout=self._step_s)
+        with self._lock:
+            os.eventfd_write(self._event, 1)
+        self._thread.join(timeout=CLOSE_S)
         with self._lock:
             event, self._event = self._event, -1
         os.close(event)
@@ -168,11 +181,16 @@ class Coordinator:
         if self._error is not None:
             raise self._error
         if self._is_closed:
-            raise PromptError("the deployment is closed: deploy the model again")
+            raise DeploymentClosed("the deployment is closed: deploy the model again")
 
     def _command(self, command: Callable[[], None]) -> None:
         with self._lock:
-            if self._event >= 0:  # nobody listens after `close`
+            if self._event >= 0 and self._error is None:  # nobody listens after the end
+                if self._commands.qsize() >= MAX_COMMANDS:
+                    raise Overloaded(
+                        f"{self._commands.qsize()} commands wait for the engine, the limit: try"
+                        " again when it took some"
+                    )
                 self._commands.put(command)
                 os.eventfd_write(self._event, 1)
 

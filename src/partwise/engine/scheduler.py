@@ -79,10 +79,6 @@ class Scheduler:
         self._next_step = 1
 
     @property
-    def num_sequences(self) -> int:
-        return len(self._running) + len(self._waiting)
-
-    @property
     def last_step(self) -> int:
         """The number of the last step that was composed; 0 before the first."""
         return self._next_step - 1

@@ -11,7 +11,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from partwise.errors import LinkClosed, PartwiseError, PromptError
+from partwise.errors import DeploymentClosed, PartwiseError, PromptError
 from partwise.remote.frame import RowFlag
 
 CHECK_S = 1.0
@@ -80,6 +80,7 @@ class Generation:
         self.submitted_s = time.monotonic()
         self.token_times_s: list[float] = []
         self._cancel = cancel
+        self._is_cancelled = False
         self._is_engine_alive = is_engine_alive
         self._error: PartwiseError | None = None
         self._events: queue.SimpleQueue[Token | FinishReason | PartwiseError] = queue.SimpleQueue()
@@ -92,7 +93,9 @@ class Generation:
 
     def cancel(self) -> None:
         """Stop generating; iteration ends with FinishReason.CANCELLED."""
-        self._cancel()
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            self._cancel()
 
     def __iter__(self) -> Iterator[Token]:
         while self.finish_reason is None:
@@ -114,7 +117,7 @@ class Generation:
                 return self._events.get(timeout=CHECK_S if is_alive else 0)
             except queue.Empty as exc:
                 if not is_alive:
-                    raise LinkClosed("the engine ended without a word: deploy again") from exc
+                    raise DeploymentClosed("the engine ended without a word: deploy again") from exc
 
     @property
     def first_token_s(self) -> float | None:
@@ -149,11 +152,6 @@ class Sequence:
     @property
     def is_prefilling(self) -> bool:
         return self.num_sent < len(self.request.prompt_ids)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a token to compute that is not under way."""
-        return not self.is_finished and self.num_sent < len(self.tokens)
 
     def accept(self, token_id: int) -> FinishReason | None:
         """Take the token that the last part picked; says whether it ends the sequence."""

@@ -32,10 +32,7 @@ class Text:
         except Exception as exc:  # tokenizers raises bare Exception
             raise ModelError(f"cannot read {path}: {exc}") from exc
         self._config = _read_json(directory / "tokenizer_config.json")
-        template = directory / "chat_template.jinja"
-        self._template: str | None = (
-            template.read_text() if template.is_file() else self._config.get("chat_template")
-        )
+        self._template = _read_template(directory, self._config)
         self.stop_ids = _stop_ids(directory)
 
     @property
@@ -47,9 +44,9 @@ class Text:
         """The ids of plain text, with the special tokens that the tokenizer adds itself.
 
         Raises:
-            PromptError: nothing to run.
+            PromptError: nothing to run, or no text that UTF-8 can hold.
         """
-        ids = tuple(self._tokenizer.encode(prompt).ids) if prompt else ()
+        ids = self._encode(prompt) if prompt else ()
         if not ids:
             raise PromptError("the prompt is empty: write something to go on from")
         return ids
@@ -58,14 +55,24 @@ class Text:
         """The ids of one user message in the model's chat template.
 
         Raises:
-            PromptError: the prompt is empty, or the model has no template or a broken one.
+            PromptError: the prompt is empty or none that UTF-8 can hold, or the model has no
+                template or a broken one.
         """
         if not prompt.strip():
             raise PromptError("the prompt is empty: write something to answer")
         if self._template is None:
             raise PromptError("the model has no chat template: use --raw")
         text = self._render([{"role": "user", "content": prompt}])
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._encode(text, add_special_tokens=False)
+
+    def _encode(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:  # as of bytes that Python could not decode
+            raise PromptError(
+                f"the prompt is not UTF-8 text ({exc.reason} at character {exc.start}): convert it"
+            ) from exc
+        return tuple(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         # The template is code from the model's directory: it runs in a sandbox.
@@ -78,7 +85,7 @@ class Text:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = refuse
         special = {
-            key: value["content"] if isinstance(value, dict) else value
+            key: value.get("content") if isinstance(value, dict) else value
             for key, value in self._config.items()
             if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
         }
@@ -88,6 +95,10 @@ class Text:
             )
         except TemplateError as exc:
             raise PromptError(f"the model's chat template refuses this prompt: {exc}") from exc
+        except Exception as exc:  # the model's code: it raises what it likes
+            raise PromptError(
+                f"the model's chat template fails with {type(exc).__name__}: {exc}; use --raw"
+            ) from exc
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids`` without special tokens."""
@@ -114,16 +125,43 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as exc:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(f"cannot read {path}: {exc}") from exc
     return content if isinstance(content, dict) else {}
+
+
+def _read_template(directory: Path, config: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the config alone or the default of several."""
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ModelError(f"cannot read {path}: {exc}") from exc
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = next((e.get("template") for e in named if e.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ModelError(
+            f"{directory}/tokenizer_config.json has a chat_template that is no text: download the"
+            " file again"
+        )
+    return template
 
 
 def _stop_ids(directory: Path) -> frozenset[int]:
     """The ids that end a text: of generation_config.json, else of config.json."""
     for name in ("generation_config.json", "config.json"):
-        ids = _read_json(directory / name).get("eos_token_id")
-        if ids is not None:
-            return frozenset(ids if isinstance(ids, list) else [ids])
+        found = _read_json(directory / name).get("eos_token_id")
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(token_id) is int for token_id in ids):
+            raise ModelError(
+                f"{directory / name} has eos_token_id = {found!r}, expected a whole number or a"
+                " list of them: download it again"
+            )
+        return frozenset(ids)
     return frozenset()

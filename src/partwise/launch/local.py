@@ -55,7 +55,8 @@ class LocalServers:
         try:
             with (self._folder / "forkserver.log").open("wb") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "partwise.launch.forkserver"],
+                    # -P: no file of the folder in which the user works is imported.
+                    [sys.executable, "-P", "-m", "partwise.launch.forkserver"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

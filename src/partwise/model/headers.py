@@ -22,16 +22,23 @@ def read_config(directory: Path) -> dict[str, object]:
     """The content of ``config.json``.
 
     Raises:
-        ModelError: there is no such directory, or no config in it.
+        ModelError: there is no such directory, no config in it, or it may not be entered.
         DamagedModel: the config is not JSON.
     """
-    if not directory.is_dir():
+    path = directory / "config.json"
+    try:
+        is_there, has_config = directory.is_dir(), path.is_file()
+    except OSError as exc:
+        raise ModelError(
+            f"cannot look into the model directory {str(directory)[:200]!r}: {exc.strerror};"
+            " give a path that this user may read"
+        ) from exc
+    if not is_there:
         raise ModelError(
             f"no model directory {str(directory)!r}: give the path of a directory with"
             " config.json and safetensors files (download the model first)"
         )
-    path = directory / "config.json"
-    if not path.is_file():
+    if not has_config:
         raise ModelError(
             f"{directory} has no config.json: give the path of a Hugging Face model directory"
         )

@@ -11,10 +11,11 @@ import numpy as np
 from partwise.distributor.plan import Plan, decode_plan
 from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
+from partwise.errors import LaunchError
 from partwise.model import Model, open_model
 from partwise.part.machine import Assigned
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
-from partwise.remote.messages import Assign
+from partwise.remote.messages import MAX_THREADS, Assign
 from partwise.store import Store
 
 
@@ -67,6 +68,11 @@ def open_assignment(assign: Assign) -> Assignment:
         PartwiseError: the plan cannot be read, does not tile the model that lies here, or needs
             what the runners cannot do.
     """
+    if not 0 <= assign.threads <= MAX_THREADS:
+        raise LaunchError(
+            f"{assign.threads} threads are asked for: give 1 to {MAX_THREADS}, or 0 and the server"
+            " decides"
+        )
     plan = decode_plan(assign.plan)
     plan.stage_of(assign.part)
     model = open_model(assign.model_path)

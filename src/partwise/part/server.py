@@ -66,7 +66,7 @@ from partwise.remote.transport import Address, Listener, Transport
 IDLE_POLL_S = 1.0
 _PROMPT = int(RowFlag.PROMPT)
 STALL_S = 30.0
-"""A link on which nothing moves for so long, with data waiting, is given up."""
+"""A link that takes nothing for so long of what may go is given up."""
 
 
 class _Abandoned(Exception):
@@ -117,10 +117,11 @@ class PartServer:
         try:
             while not self._is_stopped:
                 self._poller.poll(IDLE_POLL_S)
-                if self._todo:
-                    self._do_all()
+                # Before computing, which may take long: every link had its chance right now.
                 if time.monotonic() > self._next_check_s:
                     self._give_up_stalled()
+                if self._todo:
+                    self._do_all()
         finally:
             self._poller.close()
             self._listener.close()
@@ -163,8 +164,10 @@ class PartServer:
             self._apply(Unassigned())
         elif link is self._next:
             self._next = None
+            is_late = isinstance(error, errors.DeadlineExceeded)
+            kind = errors.DeadlineExceeded if is_late else RemoteError
             self._fail(
-                RemoteError(
+                kind(
                     f"{self._machine.name} lost its link to {link.name} after step"
                     f" {self._machine.finished_step} (plan_version {self._plan_version}): {error}"
                 )
@@ -181,11 +184,8 @@ class PartServer:
         self._next_check_s = now_s + IDLE_POLL_S
         self._refused.close_late(now_s)
         for link in (self._next, self._coordinator):
-            if link and link.has_output and now_s - link.last_progress_s > STALL_S:
-                text = (
-                    f"{link.name} took nothing from {self._machine.name} for {STALL_S:g} s after"
-                    f" step {self._machine.finished_step} (plan_version {self._plan_version})"
-                )
+            if link and link.wants_write and now_s - link.last_progress_s > STALL_S:
+                text = f"it took nothing for {STALL_S:g} s"
                 self._poller.lose(link, errors.DeadlineExceeded(text))
 
     # Frames
@@ -271,11 +271,13 @@ class PartServer:
         if self._machine.phase is not Phase.IDLE:
             raise errors.FrameError(f"{self._machine.name} is assigned already")
         try:
-            self._assignment = open_assignment(assign)
-        except PartwiseError as exc:
-            self._tell(Failed(error=type(exc).__name__, text=str(exc)))
+            assignment = open_assignment(assign)
+            event = assignment.event()
+        except Exception as exc:  # noqa: BLE001 - the server outlives whatever it is sent
+            self._fail(exc)
             return
-        self._apply(self._assignment.event())
+        self._assignment = assignment
+        self._apply(event)
 
     def _load(self, action: Load) -> None:
         if self._assignment is None:
@@ -307,8 +309,9 @@ class PartServer:
         hello = Hello(role="part", name=assignment.part, deployment=assignment.deployment)
         try:
             channel = self._transport.connect(Address(connect.host, connect.port), hello)
-        except RemoteError as exc:
-            self._fail(type(exc)(f"{assignment.part} cannot reach {connect.part}: {exc}"))
+        except Exception as exc:  # noqa: BLE001 - the server outlives whatever it is sent
+            kind = type(exc) if isinstance(exc, RemoteError) else RemoteError
+            self._fail(kind(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
         self._next = Link(channel, connect.part)
         self._poller.add_link(self._next)

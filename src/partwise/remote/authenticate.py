@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from partwise.errors import AuthenticationError, DeadlineExceeded, LinkClosed
+from partwise.errors import AuthenticationError, DeadlineExceeded, LaunchError, LinkClosed
 
 MIN_TOKEN_BYTES = 16
 HANDSHAKE_S = 10.0
@@ -43,10 +43,9 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The server's answer; ``refused`` says why it will not talk, empty if it will."""
+    """The server's answer."""
 
     server: str
-    refused: str = ""
 
 
 def new_token() -> bytes:
@@ -58,14 +57,14 @@ def read_token(path: Path) -> bytes:
     """The token in a file, without surrounding white space.
 
     Raises:
-        AuthenticationError: the file cannot be read or its token is too short.
+        LaunchError: the file cannot be read or its token is too short.
     """
     try:
         token = path.read_bytes().strip()
     except OSError as exc:
-        raise AuthenticationError(f"cannot read the token file {path}: {exc.strerror}") from exc
+        raise LaunchError(f"cannot read the token file {path}: {exc.strerror}") from exc
     if len(token) < MIN_TOKEN_BYTES:
-        raise AuthenticationError(
+        raise LaunchError(
             f"the token in {path} has {len(token)} bytes, at least {MIN_TOKEN_BYTES} are needed:"
             " make one with `openssl rand -hex 32`"
         )
@@ -145,7 +144,7 @@ def authenticate_client(
     that it does. Blocks until ``deadline_s`` at most.
 
     Raises:
-        AuthenticationError: the tokens differ, or the server refused ``hello``.
+        AuthenticationError: the tokens differ.
         DeadlineExceeded, LinkClosed: no answer.
     """
     stream = _Stream(sock, peer, deadline_s)
@@ -167,10 +166,7 @@ def authenticate_client(
         ) from exc
     if not hmac.compare_digest(proof, _sign(token, b"server", transcript, said, answer)):
         raise AuthenticationError(f"{peer} does not hold our token: it may not be our server")
-    welcome = msgspec.msgpack.decode(answer, type=Welcome)
-    if welcome.refused:
-        raise AuthenticationError(f"{peer} refused: {welcome.refused}")
-    return welcome
+    return msgspec.msgpack.decode(answer, type=Welcome)
 
 
 def authenticate_server(
@@ -202,7 +198,7 @@ def authenticate_server(
         raise AuthenticationError(f"{peer} does not hold the token of this server")
     try:
         hello = msgspec.msgpack.decode(said, type=Hello)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise AuthenticationError(f"{peer} said no valid hello: {exc}") from exc
     answer = msgspec.msgpack.encode(Welcome(server=server))
     stream.write_block(answer)

@@ -92,8 +92,8 @@ class Link:
     """Frames over a channel. One thread owns it; nothing here blocks.
 
     ``name`` says who is at the other side; ``has_output`` whether anything waits to be sent;
-    ``sent_bytes`` counts all that went on the wire; ``last_progress_s`` is when bytes last
-    moved while something waited to be sent (monotonic seconds).
+    ``sent_bytes`` counts all that went on the wire; while `wants_write` is true,
+    ``last_progress_s`` is when bytes last went, or since when they might (monotonic seconds).
     """
 
     def __init__(self, channel: Channel, name: str) -> None:
@@ -128,10 +128,8 @@ class Link:
         """
         encoded = encode_frame(frame)
         lane = _CONTROL if encoded.is_control else _DATA
-        if self.has_output:
-            self._enqueue(encoded, lane)
-        elif encoded.num_bytes > CHUNK_BYTES or self._unreleased_bytes >= WINDOW_BYTES:
-            self.last_progress_s = time.monotonic()
+        is_short = encoded.num_bytes <= CHUNK_BYTES and self._unreleased_bytes < WINDOW_BYTES
+        if self.has_output or not is_short:
             self._enqueue(encoded, lane)
         else:  # nothing waits and one chunk is enough: no need to queue it
             num_bytes = encoded.num_bytes
@@ -151,8 +149,14 @@ class Link:
             raise RemoteError(
                 f"{len(queue)} frames wait for {self.name}, the limit: it takes nothing any more"
             )
+        self._note_start()
         queue.append(_Outgoing(encoded, lane))
         self.flush()
+
+    def _note_start(self) -> None:
+        """Called before bytes may go again: what waits for credit does not count as stalled."""
+        if not self.wants_write:
+            self.last_progress_s = time.monotonic()
 
     @property
     def wants_write(self) -> bool:
@@ -306,6 +310,7 @@ class Link:
 
     def _begin_chunk(self, length: int, lane: int) -> None:
         if lane == _CREDIT:
+            self._note_start()
             self._unreleased_bytes -= length
             if self._unreleased_bytes < 0:
                 raise FrameError(f"{self.name} released {length} bytes that it never got")
@@ -364,6 +369,7 @@ class Link:
         self._credit_owed_bytes += num_bytes
         self._pool.give(frame.lease)
         if self._credit_owed_bytes * 4 >= WINDOW_BYTES:
+            self._note_start()
             with contextlib.suppress(LinkClosed):  # the next `receive` says so
                 self.flush()
 

@@ -10,13 +10,17 @@ import msgspec
 from partwise.errors import FrameError
 from partwise.remote.frame import Frame, FrameKind
 
+MAX_THREADS = 1024
+"""The most that a server computes with."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
     """Base of all control messages."""
 
 
 class Assign(Message, frozen=True, kw_only=True):
-    """Coordinator to server: hold this part. ``plan`` is the plan's JSON."""
+    """Coordinator to server: hold this part. ``plan`` is the plan's JSON; 0 ``threads``: as many
+    as the server decides."""
 
     deployment: str
     plan: bytes
@@ -157,6 +161,6 @@ def decode_message(frame: Frame) -> AnyMessage:
     """
     try:
         message: AnyMessage = _decoder.decode(frame.message)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise FrameError(f"not a control message: {exc}") from exc
     return message

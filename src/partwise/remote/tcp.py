@@ -21,9 +21,11 @@ from partwise.remote.authenticate import (
     authenticate_server,
 )
 from partwise.remote.channel import Channel, TcpChannel
-from partwise.remote.transport import CONNECT_S, Address
+from partwise.remote.transport import CONNECT_S, MAX_PORT, Address
 
 MAX_PENDING_HANDSHAKES = 64
+MAX_ACCEPTED = 64
+"""Clients that may wait until the server's loop takes them; more are turned away."""
 
 
 class TcpTransport:
@@ -46,7 +48,7 @@ class TcpTransport:
 def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) -> TcpChannel:
     stop_s = time.monotonic() + deadline_s
     try:
-        sock = socket.create_connection((address.host, address.port), timeout=deadline_s)
+        sock = _open_socket(address, stop_s)
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"server {address} did not answer in {deadline_s:g} s: is its host up and reachable?"
@@ -56,6 +58,8 @@ def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) ->
             f"cannot reach server {address}: {exc.strerror or exc}; start it there with"
             f" `partwise server --listen {address} --token-file FILE`"
         ) from exc
+    except (ValueError, OverflowError) as exc:  # of UnicodeError, which IDNA raises, too
+        raise LinkClosed(f"{address} is no address of a server ({exc}): correct it") from exc
     left_s = stop_s - time.monotonic()
     try:
         authenticate_client(sock, token, hello, peer=f"server {address}", deadline_s=left_s)
@@ -70,6 +74,28 @@ def _connect(address: Address, token: bytes, hello: Hello, deadline_s: float) ->
     except BaseException:
         sock.close()
         raise
+
+
+def _open_socket(address: Address, stop_s: float) -> socket.socket:
+    """Connect to the first of the host's addresses that answers, all of them until ``stop_s``."""
+    error: OSError = OSError("the name has no address")
+    if not 0 < address.port <= MAX_PORT:  # getaddrinfo takes it modulo 65536
+        raise ValueError(f"the port must be 1 to {MAX_PORT}")
+    for family, kind, protocol, _, where in socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM
+    ):
+        left_s = stop_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        sock = socket.socket(family, kind, protocol)
+        sock.settimeout(left_s)
+        try:
+            sock.connect(where)
+            return sock
+        except OSError as exc:
+            sock.close()
+            error = exc
+    raise error
 
 
 class TcpListener:
@@ -150,7 +176,7 @@ class TcpListener:
 
     def _hand_over(self, hello: Hello, channel: Channel) -> None:
         with self._lock:
-            if self._closed.is_set():
+            if self._closed.is_set() or self._accepted.qsize() >= MAX_ACCEPTED:
                 channel.close()
                 return
             self._accepted.put((hello, channel))

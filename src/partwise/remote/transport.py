@@ -15,6 +15,7 @@ from partwise.remote.authenticate import Hello
 from partwise.remote.channel import Channel
 
 CONNECT_S = 10.0
+MAX_PORT = 65535
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -35,16 +36,25 @@ class Address(msgspec.Struct, frozen=True):
             return self.host == "localhost"
 
 
-def parse_address(text: str) -> Address:
-    """``HOST:PORT`` or ``[IPV6]:PORT``.
+def parse_address(text: str, *, is_listening: bool = False) -> Address:
+    """``HOST:PORT`` or ``[IPV6]:PORT``, to connect to or for ``is_listening`` to listen at.
 
     Raises:
-        UsageError: not of that form, or a port outside 0..65535.
+        UsageError: not of that form, no name of a host, a port above 65535, or port 0 (any free
+            one) to connect to.
     """
-    host, separator, port = text.strip().rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
+    host, _, port = text.strip().rpartition(":")
+    host = host.strip("[]")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 8 and int(port) <= MAX_PORT
+    if not host or not is_port:
         raise UsageError(f"{text!r} is not HOST:PORT, for example 10.0.0.5:7070")
-    return Address(host.strip("[]"), int(port))
+    if int(port) == 0 and not is_listening:
+        raise UsageError(f"{text!r} has port 0, where nobody listens: give the server's own port")
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError as exc:
+        raise UsageError(f"{host!r} is not the name of a host ({exc}): correct it") from exc
+    return Address(host, int(port))
 
 
 class Listener(Protocol):

@@ -42,8 +42,18 @@ DIGITS_APART = {
 
 UNQUANTISED = {"F64", "F32", "F16", "BF16"}
 
-DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, struct.error)
-"""What the foreign readers raise on bytes that are no valid GGUF file."""
+DAMAGE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    RuntimeError,
+)
+"""What the foreign readers raise on bytes that are no valid GGUF file, or that contradict each
+other: torch the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,10 +254,12 @@ def _translated_read(source: Path) -> Iterator[None]:
 
 @contextmanager
 def _translated_damage(source: Path) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError  # of configs; no kind of ValueError
+
     try:
         with _translated_read(source):
             yield
-    except DAMAGE as exc:
+    except (*DAMAGE, StrictDataclassError) as exc:
         raise DamagedModel(
             f"{source} is damaged or of an unknown kind ({exc}): fetch the file again"
         ) from exc

@@ -6,8 +6,6 @@ Does not write parameters: committing a new version is another component.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -92,23 +90,6 @@ class Store:
         self._read(name, box, out)
         return out
 
-    def read_into(
-        self, name: str, out: NDArray[np.float32], slices: tuple[slice, ...] | None = None
-    ) -> None:
-        """As `read`, into an array of the slice's shape. After an error ``out`` is undefined.
-
-        Raises:
-            StoreError: as `read`, or ``out`` has another shape or dtype.
-        """
-        box = self._box(name, slices)
-        expected = tuple(len(axis) for axis in box)
-        if out.shape != expected or out.dtype != np.float32:
-            raise StoreError(
-                f"tensor {name!r} was to be read into {out.dtype} of shape {out.shape}: "
-                f"give float32 of shape {expected}"
-            )
-        self._read(name, box, out)
-
     def flush(self) -> None:
         """Save the digests recorded so far.
 
@@ -120,14 +101,6 @@ class Store:
     def close(self) -> None:
         """As `flush`; the store holds nothing else open."""
         self.flush()
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Save the digests of everything read inside, in one write at the end."""
-        try:
-            yield
-        finally:
-            self.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from partwise.errors import ModelError
 from partwise.model.description import CutTensor, Layer, Model, NeuronAxis, NeuronKind, Parameter
 from partwise.model.families.ends import (
     describe_block,
@@ -22,6 +23,8 @@ from partwise.model.safetensors_file import TensorEntry
 
 # Old checkpoints store it once a layer; the module computes it.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
+_ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+"""Rotary positions that turn a token by its own position alone, up to the model's context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +74,11 @@ class Llama:
 
         Raises:
             DamagedModel: a tensor is missing, unexpected or of another shape.
-            ModelError: the weights are quantised.
+            ModelError: the weights are quantised, or the rotary positions are of another kind.
         """
         reader = Config(values=config)
         reader.refuse("quantization_config", "use a copy of the model that is not quantised")
+        _check_rope(config)
         sizes = _Sizes.read(reader)
         tensors = StoredTensors(shapes_by_name, prefix="model.", ignored=_IGNORED)
         table, head = describe_ends(
@@ -101,6 +105,21 @@ class Llama:
             hidden_size=sizes.hidden,
             config_digest=reader.digest(),
         )
+
+
+def _check_rope(config: Mapping[str, object]) -> None:
+    """longrope, among others, chooses its factors by the largest position of a call, and a call
+    here holds rows of several sequences."""
+    for key in ("rope_parameters", "rope_scaling"):  # transformers 5, and before
+        rope = config.get(key)
+        if not isinstance(rope, Mapping):
+            continue
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind not in _ROPE_TYPES:
+            raise ModelError(
+                f"config.json has rotary positions of type {kind!r} ({key}), known are"
+                f" {', '.join(_ROPE_TYPES)}: take a model with one of these"
+            )
 
 
 def _block(tensors: StoredTensors, sizes: _Sizes, index: int) -> Layer:
