@@ -1,10 +1,13 @@
 """What a plan is predicted to cost: time, bytes and energy, and what binds each part.
 
 A part's time is max(bytes / bandwidth, MACs / rate) + overhead; a stage adds its members'
-exchange, a pass adds hops. Who shares a host: when the streams keep every stage busy (at
-least as many as stages), all its servers that the plan uses; with fewer streams, as many of
-them in proportion, but at least the members of one stage, which compute at once. Cores and
-bandwidth are shared by those, the cache by all (`speed.py`).
+exchange, a pass adds hops. What no cache holds is read at the pace of the runner's kernels,
+where the host's file gives it; the overhead is of the call, its layers and their rows.
+
+Who shares a host: of its servers that the plan uses as many in proportion as there are
+microbatches for the stages, but at least the members of one stage, which compute at once.
+Cores and bandwidth are shared by those, the cache by all (`speed.py`). Not modelled: that
+threads wait for each other where those at once are more than the cores.
 
 It judges no fit: ``memory_bytes`` is there to be compared. The optimizer's step is not counted.
 """

@@ -5,6 +5,8 @@ Shapes: H KV heads, C capacity, T new tokens, L tokens so far and new, D head si
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -48,11 +50,32 @@ class _Contiguous:
 
     __slots__ = ("blocks", "capacity")
 
-    def __init__(self, num_blocks: int, num_heads: int, head_size: int, capacity: int) -> None:
+    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
+        self.capacity = 0
+        none = torch.empty(num_heads, 0, head_size)
+        self.blocks = [(none, none)] * num_blocks
+
+    def grow(self, length: int, capacity: int) -> None:
+        """Make room for ``capacity`` tokens, of which ``length`` are there.
+
+        Block by block: the old and the new buffers of all blocks would be twice the cache.
+        """
         self.capacity = capacity
-        shape = (num_blocks, 2, num_heads, capacity, head_size)
-        storage = torch.empty(shape, dtype=torch.float32)
-        self.blocks = [(pair[0], pair[1]) for pair in storage]
+        for block, (keys, values) in enumerate(self.blocks):
+            num_heads, _, head_size = keys.shape
+            pair = _map_empty((2, num_heads, capacity, head_size))
+            pair[0, :, :length] = keys[:, :length]
+            pair[1, :, :length] = values[:, :length]
+            self.blocks[block] = (pair[0], pair[1])
+
+
+def _map_empty(shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose memory is taken page by page as it is written, and given back when it goes.
+
+    The allocator would hand out what others have written to: then all of the capacity counts.
+    """
+    memory = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 class ContiguousRow:
@@ -91,22 +114,13 @@ class ContiguousKv:
 
     def row(self, sequence: int, position: int, start: int, stop: int) -> KvRow:
         held = self._held.get(sequence)
+        if held is None:
+            held = self._held[sequence] = _Contiguous(*self._shape)
         needed = position + stop - start
-        if held is None or held.capacity < needed:
-            held = self._grow(sequence, held, position, needed)
+        if held.capacity < needed:
+            capacity = max(MIN_CAPACITY_TOKENS, 1 << (needed - 1).bit_length())
+            held.grow(min(position, held.capacity), capacity)
         return ContiguousRow(held, position, start, stop)
-
-    def _grow(
-        self, sequence: int, old: _Contiguous | None, length: int, needed: int
-    ) -> _Contiguous:
-        capacity = max(MIN_CAPACITY_TOKENS, 1 << (needed - 1).bit_length())
-        new = _Contiguous(*self._shape, capacity)
-        if old is not None:
-            for old_pair, new_pair in zip(old.blocks, new.blocks, strict=True):
-                for source, target in zip(old_pair, new_pair, strict=True):
-                    target[:, :length] = source[:, :length]
-        self._held[sequence] = new
-        return new
 
     def release(self, sequences: Sequence[int]) -> None:
         for sequence in sequences:
