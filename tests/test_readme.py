@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from partwise.cli.main import build_parser, load_commands, main
+from partwise.cluster.presets import preset
+from partwise.cluster.toml_file import write_host
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -125,6 +127,7 @@ def test_a_command_of_the_readme_that_starts_no_server_runs(
     words: list[str], smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "models").symlink_to(smollm2.parent)
+    (tmp_path / "host.toml").write_text(write_host(preset("local-2").hosts[0]))  # as a probe does
     monkeypatch.chdir(tmp_path)  # a command may write a file
     assert main(words) == 0
 
