@@ -244,13 +244,16 @@ class Walk:
             self.receive(name, self.frame(name))
 
     def receive(self, name: str, frame: Frame) -> None:
-        is_duplicate = any(r.position < self.positions.get(r.sequence, 0) for r in frame.rows)
+        known = [r.position < self.positions.get(r.sequence, 0) for r in frame.rows]
+        is_duplicate = all(known)
+        is_mixed = any(known) and not is_duplicate  # one of its sequences was released since
         has_gap = any(r.position > self.positions.get(r.sequence, 0) for r in frame.rows)
         self.received.append(frame)
         actions = self.machine.handle(Received(frame))
         is_refused = any(isinstance(action, Refuse) for action in actions)
         is_stale = frame.plan_version != VERSION
-        assert is_refused == (has_gap or is_stale or self.machine.phase is not Phase.SERVING)
+        is_serving = self.machine.phase is Phase.SERVING
+        assert is_refused == (is_mixed or has_gap or is_stale or not is_serving)
         if not is_refused and not is_duplicate:
             self.taken.append(frame)
             self.last = frame
@@ -284,6 +287,16 @@ class Walk:
         self.machine.handle(ASSIGNED)
         self.machine.handle(LoadDone())
         self.machine.handle(NextReached())
+
+
+def test_a_frame_of_which_only_some_rows_are_known_is_refused() -> None:
+    machine = serving()
+    machine.handle(Received(forward((0, 0, 1), (1, 0, 1))))
+    machine.handle(Released((1,)))
+    refuse, consume = machine.handle(Received(forward((0, 0, 1), (1, 0, 1))))
+    assert isinstance(refuse, Refuse)
+    assert "expects position 1 of sequence 0" in refuse.reason
+    assert isinstance(consume, Consume)
 
 
 @given(names=EVENTS, data=st.data())
