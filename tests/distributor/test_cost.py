@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
+import msgspec
 import pytest
 
 from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server
@@ -340,6 +342,34 @@ def test_lower_precision_reads_less(model: Model) -> None:
     assert full is not None
     assert quarter is not None
     assert quarter.latency_s < 0.3 * full.latency_s
+
+
+def test_removed_units_are_neither_read_nor_multiplied(model: Model) -> None:
+    sparse = reduce_part(cut(model), "p0", mlp_sparsity=0.5)
+    slow = make_cluster(make_host("h", gmacs_per_s=0.1))
+    for cluster, per_unit_s in ((make_cluster(make_host("h")), 4 / 1e9), (slow, 1 / 1e8)):
+        [part] = run(model, sparse, cluster).parts
+        [whole] = run(model, cut(model), cluster).parts
+        # 6 of 12 units in each of 4 blocks: a row of gate and up, a column of down.
+        saved_s = 4 * 6 * 3 * 16 * per_unit_s
+        assert whole.compute_s - part.compute_s == pytest.approx(saved_s, rel=0.1)
+        assert part.memory_bytes < whole.memory_bytes
+        alone = one_machine(model, cluster, replace(ALONE, mlp_sparsity=0.5))
+        assert alone is not None
+        assert alone.parts[0].compute_s == part.compute_s
+
+
+def test_each_part_is_read_as_it_is_reduced(model: Model) -> None:
+    cluster = make_cluster(make_host("h"), make_host("i"))
+    plan = reduce_part(cut(model, 3), "p1", precision="int8")
+    before, after = (run(model, p, cluster).parts for p in (cut(model, 3), plan))
+    assert before[0] == after[0]
+    assert after[1].working_set_bytes < 0.4 * before[1].working_set_bytes
+
+
+def reduce_part(plan: Plan, name: str, **changes: Any) -> Plan:
+    parts = (msgspec.structs.replace(p, **changes) if p.name == name else p for p in plan.parts)
+    return msgspec.structs.replace(plan, parts=tuple(parts))
 
 
 def test_an_unknown_server_is_refused(model: Model) -> None:

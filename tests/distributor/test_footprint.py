@@ -165,6 +165,8 @@ def test_a_workload_refuses_what_means_nothing() -> None:
         Workload(context_tokens=-5)
     with pytest.raises(PlanError, match="'fp64' is not known: give one of fp32"):
         Workload(precision="fp64")
+    with pytest.raises(PlanError, match="mlp_sparsity is 0.95, it must be 0 to 0.9: remove fewer"):
+        Workload(mlp_sparsity=0.95)
 
 
 def test_what_autograd_keeps_of_a_block_is_predicted() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from partwise.distributor import balance_layers, decode_plan, encode_plan, read_plan
+from partwise.distributor import balance_layers, decode_plan, encode_plan, read_plan, verify_plan
 from partwise.errors import PlanError
 from partwise.model import Model
 
@@ -20,18 +21,33 @@ def test_a_plan_round_trips_to_the_same_bytes(model: Model, tmp_path: Path) -> N
     (tmp_path / "plan.json").write_bytes(data)
     assert read_plan(tmp_path / "plan.json") == plan
     assert encode_plan(decode_plan(data)) == data
-    assert json.loads(data)["format"] == 1
+    assert json.loads(data)["format"] == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("mlp_sparsity", [0.0, 0.1, 1 / 3, 0.9])
+def test_what_a_part_is_reduced_to_round_trips(
+    model: Model, precision: Any, mlp_sparsity: float
+) -> None:
+    plan = balance_layers(model, ["a", "b"])
+    changed = msgspec.structs.replace(plan.parts[1], precision=precision, mlp_sparsity=mlp_sparsity)
+    plan = msgspec.structs.replace(plan, parts=(plan.parts[0], changed))
+    verify_plan(plan, model)
+    data = encode_plan(plan)
+    assert decode_plan(data) == plan
+    assert encode_plan(decode_plan(data)) == data
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tree: tree.update(format=2), "has format 2, this partwise reads format 1"),
+        (lambda tree: tree.update(format=1), "has format 1, this partwise reads format 2"),
         (lambda tree: tree.pop("stages"), "not a plan: .*`stages`"),
         (lambda tree: tree.update(colour="red"), "not a plan: .*`colour`"),
         (lambda tree: tree["stages"][0].update(start="0"), "not a plan: .*start"),
         (lambda tree: tree["links"][0].update(codec="zip"), "not a plan: .*'zip'"),
         (lambda tree: tree["parts"][0].update(precision="int1"), "not a plan: .*'int1'"),
+        (lambda tree: tree["parts"][0].update(mlp_sparsity="a"), "not a plan: .*mlp_sparsity"),
     ],
 )
 def test_json_that_is_no_plan_is_refused(

@@ -65,12 +65,13 @@ def random_workload(rng: random.Random) -> Workload:
         context_tokens=rng.choice([1, 8, 50]),
         sequences=rng.randint(1, 4),
         prefill_tokens=rng.choice([1, 16]),
+        mlp_sparsity=rng.choice([0.0, 0.0, 0.3]),
         is_training=rng.random() < 0.2,
         has_checkpointing=rng.random() < 0.5,
     )
 
 
-def cut_plan(model: Model, cuts: list[int], servers: list[str]) -> Plan:
+def cut_plan(model: Model, cuts: list[int], servers: list[str], mlp_sparsity: float = 0.0) -> Plan:
     """Layers between ``cuts`` whole on ``servers``."""
     stages = tuple(
         Stage(start=start, stop=stop, members=(Member(part=f"p{i}"),))
@@ -85,7 +86,10 @@ def cut_plan(model: Model, cuts: list[int], servers: list[str]) -> Plan:
             num_layers=len(model.layers),
         ),
         stages=stages,
-        parts=tuple(Part(name=f"p{i}", server=server) for i, server in enumerate(servers)),
+        parts=tuple(
+            Part(name=f"p{i}", server=server, mlp_sparsity=mlp_sparsity)
+            for i, server in enumerate(servers)
+        ),
         links=tuple(Link(source=f"p{i}", target=f"p{i + 1}") for i in range(len(servers) - 1)),
         placements=place_parameters(model, stages),
     )
@@ -102,7 +106,8 @@ def test_a_segment_costs_what_a_plan_of_it_is_predicted_to(
     names = [server.name for server in rng.sample(cluster.servers, count)]
     cuts = [0, *sorted(rng.sample(range(1, len(model.layers)), count - 1)), len(model.layers)]
     costs = SegmentCosts(model, cluster, workload, names)
-    prediction = predict(cut_plan(model, cuts, names), model, cluster, workload)
+    plan = cut_plan(model, cuts, names, workload.mlp_sparsity)
+    prediction = predict(plan, model, cluster, workload)
     for i, (start, stop) in enumerate(pairwise(cuts)):
         assert costs.seconds(i, start, stop) == pytest.approx(prediction.parts[i].compute_s)
         assert costs.bytes(start, stop) == pytest.approx(prediction.parts[i].memory_bytes, abs=2)

@@ -45,6 +45,11 @@ HEAD, TABLE, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.w
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda t: t["parts"][1].update(mlp_sparsity=0.95),
+            "'part1' lacks 0.95 of its MLP units, out",
+        ),
+        (lambda t: t["parts"][1].update(mlp_sparsity=-0.1), "'part1' lacks -0.1 of its MLP units"),
         (lambda t: t["model"].update(num_layers=8), "says that tiny has 8 layers, it has 7"),
         (stage(1, start=3), r"gap: no stage holds layers 2:3 \(blocks 1:2\)"),
         (stage(0, start=1), r"gap: no stage holds layers 0:1 \(embedding\)"),

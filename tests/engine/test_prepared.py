@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,6 +64,24 @@ def test_one_member_with_neurons_is_refused(tiny_llama: Path) -> None:
     )
     with pytest.raises(PlanError, match="layers 0:9 are split by neurons among 1 part:"):
         check_whole(plan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"precision": "int8"}, "part1 is at int8: this partwise runs whole layers in fp32"),
+        ({"precision": "bf16"}, "part1 is at bf16: this"),
+        ({"mlp_sparsity": 0.5}, "part1 is at fp32 without 50 % of its MLP units: this"),
+    ],
+)
+def test_a_part_that_is_reduced_is_refused(
+    tiny_llama: Path, changes: dict[str, Any], says: str
+) -> None:
+    plan = balance_layers(open_model(tiny_llama), ["local-0", "local-1"])
+    part = msgspec.structs.replace(plan.parts[1], **changes)
+    plan = msgspec.structs.replace(plan, parts=(plan.parts[0], part))
+    with pytest.raises(PlanError, match=says):
+        prepare(tiny_llama, parts=None, servers=(), plan=plan)
 
 
 @pytest.mark.parametrize("near", ["127.0.0.1:7070", "localhost:7070", "[::1]:7070"])

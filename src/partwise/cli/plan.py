@@ -126,7 +126,7 @@ def describe(plan: Plan, model: Model, context_tokens: int, num_sequences: int) 
 
 def _describe_replicated(plan: Plan, model: Model) -> list[dict[str, Any]]:
     """The parameters held whole by several parts, with what their copies cost."""
-    from partwise.distributor.plan import PRECISION_BYTES
+    from partwise.distributor.workload import ELEMENT_BYTES
 
     elements = {p.name: p.num_elements for p in model.parameters}
     return [
@@ -134,7 +134,7 @@ def _describe_replicated(plan: Plan, model: Model) -> list[dict[str, Any]]:
             "parameter": placement.parameter,
             "parts": list(placement.parts),
             "extra_weight_bytes": sum(
-                int(elements[placement.parameter] * PRECISION_BYTES[plan.part(part).precision])
+                int(elements[placement.parameter] * ELEMENT_BYTES[plan.part(part).precision])
                 for part in placement.parts[1:]
             ),
         }

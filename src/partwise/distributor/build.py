@@ -66,7 +66,12 @@ def build_plan(
         model=identify(problem.model),
         stages=stages,
         parts=tuple(
-            Part(name=part, server=server, precision=precision)
+            Part(
+                name=part,
+                server=server,
+                precision=precision,
+                mlp_sparsity=problem.workload.mlp_sparsity,
+            )
             for server, part in name_parts(servers).items()
         ),
         links=join(stages),

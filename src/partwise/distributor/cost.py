@@ -99,7 +99,7 @@ def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Predictio
     Raises:
         PlanError: a machine that holds the model gives no rates for the precision.
     """
-    plan = _plan_whole(model, "whole", workload.precision)
+    plan = _plan_whole(model, "whole", workload)
     needed = part_footprint(plan, model, "part0", workload).total_bytes
     found: dict[object, Prediction] = {}
     for host in cluster.hosts:
@@ -114,12 +114,12 @@ def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Predictio
                 name=host.name, host=host.name, threads=threads, memory_bytes=memory_bytes
             )
             alone = replace(cluster, hosts=(host,), servers=(whole,), links={})
-            here = _plan_whole(model, host.name, workload.precision)
+            here = _plan_whole(model, host.name, workload)
             found[kind] = predict(here, model, alone, workload)
     return max(found.values(), key=lambda p: (p.tokens_per_s, -p.latency_s), default=None)
 
 
-def _plan_whole(model: Model, server: str, precision: str) -> Plan:
+def _plan_whole(model: Model, server: str, workload: Workload) -> Plan:
     stages = (Stage(start=0, stop=len(model.layers), members=(Member(part="part0"),)),)
     return Plan(
         strategy="one machine",
@@ -130,8 +130,14 @@ def _plan_whole(model: Model, server: str, precision: str) -> Plan:
             num_layers=len(model.layers),
         ),
         stages=stages,
-        # The type lists what the runners run; a prediction is made for any precision.
-        parts=(Part(name="part0", server=server, precision=cast("Precision", precision)),),
+        parts=(
+            Part(
+                name="part0",
+                server=server,
+                precision=cast("Precision", workload.precision),
+                mlp_sparsity=workload.mlp_sparsity,
+            ),
+        ),
         links=(),
         placements=place_parameters(model, stages),
     )

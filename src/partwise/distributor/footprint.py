@@ -4,10 +4,11 @@ and what training keeps. Of the process itself (interpreter, libraries) it count
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from partwise.distributor.holding import count_all_neurons
-from partwise.distributor.load import KV_ELEMENT_BYTES, Load, measure_layer, measure_share
+from partwise.distributor.holding import KV_ELEMENT_BYTES, count_all_neurons, count_held
+from partwise.distributor.load import Load, measure_layer, measure_share
 from partwise.distributor.plan import Member, Plan
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer, LayerKind, Model, Parameter
@@ -62,7 +63,8 @@ class Footprint:
 def layer_footprint(model: Model, index: int, workload: Workload) -> Footprint:
     """What layer ``index`` of ``model`` takes of a server that holds it whole."""
     layer = model.layers[index]
-    return measure_footprint(layer, measure_layer(layer), model.hidden_size, workload)
+    load = measure_layer(layer, workload.mlp_sparsity)
+    return measure_footprint(layer, load, model.hidden_size, workload)
 
 
 def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Workload) -> Footprint:
@@ -86,17 +88,17 @@ def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Work
 
 
 def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> Footprint:
-    """What the part called ``part`` takes under a verified plan, at its own precision.
+    """What the part called ``part`` takes under a verified plan, reduced as it says.
 
     Raises:
         PlanError: the plan has no such part.
     """
-    own = workload.at_precision(plan.part(part).precision)
+    own = workload.reduced_as(plan.part(part))
     stage = plan.stage_of(part)
     member = next(m for m in stage.members if m.part == part)
     is_owned = find_owned(plan) if member.neurons else {}
     rows = range(stage.start, stage.stop)
-    shares = [measure_member(model.layers[i], i, member, is_owned) for i in rows]
+    shares = [measure_member(model.layers[i], i, member, is_owned, own.mlp_sparsity) for i in rows]
     prints = [
         measure_footprint(model.layers[i], load, model.hidden_size, own)
         for i, load in zip(rows, shares, strict=True)
@@ -131,17 +133,23 @@ def find_owned(plan: Plan) -> dict[str, bool]:
     return {p.parameter: p.rule == "owned" for p in plan.placements}
 
 
-def measure_member(layer: Layer, index: int, member: Member, is_owned: dict[str, bool]) -> Load:
+def measure_member(
+    layer: Layer,
+    index: int,
+    member: Member,
+    is_owned: Mapping[str, bool],
+    mlp_sparsity: float = 0.0,
+) -> Load:
     """What layer ``index`` asks of one member of its stage."""
     if not member.neurons:
-        return measure_layer(layer)
+        return measure_layer(layer, mlp_sparsity)
     counts = count_all_neurons(member, index)
-    held = sum(_held(p, counts, is_owned) for p in layer.parameters)
-    return measure_share(layer, held, counts)
+    held = sum(_count_member(p, counts, is_owned, mlp_sparsity) for p in layer.parameters)
+    return measure_share(layer, held, counts, mlp_sparsity)
 
 
 def count_tied_elements(
-    model: Model, start: int, stop: int, member: Member, is_owned: dict[str, bool]
+    model: Model, start: int, stop: int, member: Member, is_owned: Mapping[str, bool]
 ) -> int:
     """Elements of aliases among layers ``start:stop`` whose bytes another of them holds."""
     seen: set[str] = set()
@@ -151,18 +159,20 @@ def count_tied_elements(
         for parameter in model.layers[i].parameters:
             name = parameter.alias_of or parameter.name
             if name in seen:
-                twice += _held(parameter, counts, is_owned)
+                twice += _count_member(parameter, counts, is_owned)
             seen.add(name)
     return twice
 
 
-def _held(parameter: Parameter, counts: dict[str, int], is_owned: dict[str, bool]) -> int:
-    """Elements of ``parameter`` that a member with ``counts`` neurons holds."""
-    split = [axis for axis in parameter.neurons if axis.kind in counts]
-    if not split or not is_owned.get(parameter.alias_of or parameter.name, True):
-        return parameter.num_elements
-    rows = sum(axis.width * counts[axis.kind] for axis in split)
-    return parameter.num_elements // parameter.shape[split[0].axis] * rows
+def _count_member(
+    parameter: Parameter,
+    counts: Mapping[str, int],
+    is_owned: Mapping[str, bool],
+    mlp_sparsity: float = 0.0,
+) -> int:
+    """Elements that a member with ``counts`` neurons holds; a replicated one is held whole."""
+    is_split = is_owned.get(parameter.alias_of or parameter.name, True)
+    return count_held(parameter, counts if is_split else {}, mlp_sparsity)
 
 
 def _buffer_bytes(layer: Layer, load: Load, workload: Workload) -> int:

@@ -97,6 +97,7 @@ def share_of_cache(problem: Problem, server_name: str) -> int:
 
 def sum_working_sets(problem: Problem) -> Sequence[float]:
     """Bytes that the first 0, 1, 2, ... layers read again and again."""
-    layers = problem.model.layers
-    sets = (measure_layer(layer).working_set_bytes(problem.workload) for layer in layers)
+    workload = problem.workload
+    loads = (measure_layer(layer, workload.mlp_sparsity) for layer in problem.model.layers)
+    sets = (load.working_set_bytes(workload) for load in loads)
     return list(accumulate(sets, initial=0.0))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from partwise.distributor.plan import PRECISION_BYTES, Member, Plan
+from partwise.distributor.plan import Member, Plan
+from partwise.distributor.shares import exact
+from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.model.description import Layer, Model, Parameter
-from partwise.model.families.family import KV_GROUP
+from partwise.model.families.family import KV_GROUP, MLP_UNIT
 
 KV_ELEMENT_BYTES = 4
-"""The KV cache is kept in fp32."""
+"""The KV cache is fp32 at every precision of the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
     Raises:
         PlanError: the plan has no such part.
     """
-    element_bytes = PRECISION_BYTES[plan.part(part_name).precision]
+    part = plan.part(part_name)
+    element_bytes = ELEMENT_BYTES[part.precision]
     stage = plan.stage_of(part_name)
     member = next(m for m in stage.members if m.part == part_name)
     is_owned = {p.parameter: p.rule == "owned" for p in plan.placements}
@@ -43,7 +45,9 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
     for i in range(stage.start, stage.stop):
         layer, counts = model.layers[i], count_all_neurons(member, i)
         sizes = {
-            p.alias_of or p.name: _held_elements(p, counts, is_owned[p.alias_of or p.name])
+            p.alias_of or p.name: count_held(
+                p, counts if is_owned[p.alias_of or p.name] else {}, part.mlp_sparsity
+            )
             for p in layer.parameters
         }
         held |= sizes
@@ -69,14 +73,24 @@ def count_all_neurons(member: Member, layer: int) -> dict[str, int]:
     return counts
 
 
-def _held_elements(parameter: Parameter, counts: Mapping[str, int], is_owned: bool) -> int:
-    """A replicated parameter is held whole, an owned one by the neurons of its split axes."""
-    split = [(axis, counts[axis.kind]) for axis in parameter.neurons if axis.kind in counts]
-    if not is_owned or not split:
+def count_held(parameter: Parameter, counts: Mapping[str, int], mlp_sparsity: float = 0.0) -> int:
+    """Elements that a part with ``counts`` neurons (of kinds not named: all) holds of it.
+
+    All neurons of a parameter are of one kind and along one axis.
+    """
+    if not parameter.neurons:
         return parameter.num_elements
-    rows = sum(axis.width * count for axis, count in split)
-    axis = split[0][0].axis
-    return rows * math.prod(parameter.shape[:axis] + parameter.shape[axis + 1 :])
+    first = parameter.neurons[0]
+    num_rows, width = parameter.shape[first.axis], sum(axis.width for axis in parameter.neurons)
+    count = counts.get(first.kind, num_rows // width)
+    if first.kind == MLP_UNIT:
+        count = keep_units(count, mlp_sparsity)
+    return parameter.num_elements // num_rows * width * count
+
+
+def keep_units(num_units: int, mlp_sparsity: float) -> int:
+    """What is left of ``num_units`` MLP units; the share removed is rounded down."""
+    return num_units - int(num_units * exact(mlp_sparsity)) if mlp_sparsity else num_units
 
 
 def _held_kv(layer: Layer, counts: Mapping[str, int]) -> int:

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from partwise.distributor.holding import KV_ELEMENT_BYTES, count_held, keep_units
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer, LayerKind
 from partwise.model.families.family import KV_GROUP, MLP_UNIT
-
-KV_ELEMENT_BYTES = 4
-"""The KV cache and the activations are fp32 at every precision of the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +53,27 @@ class Load:
         return self.kv_elements * KV_ELEMENT_BYTES * workload.context_tokens / 2
 
 
-def measure_layer(layer: Layer) -> Load:
-    """What ``layer`` asks of the part that holds it whole."""
+def measure_layer(layer: Layer, mlp_sparsity: float = 0.0) -> Load:
+    """What ``layer`` asks of the part that holds all that is left of it."""
     num_elements = layer.num_elements
-    return _build(layer, num_elements, num_elements, {})
+    if not mlp_sparsity:
+        return _build(layer, num_elements, num_elements, {})
+    num_held = sum(count_held(p, {}, mlp_sparsity) for p in layer.parameters)
+    return measure_share(layer, num_held, {}, mlp_sparsity)
 
 
-def measure_share(layer: Layer, num_held: int, counts: Mapping[str, int]) -> Load:
+def measure_share(
+    layer: Layer, num_held: int, counts: Mapping[str, int], mlp_sparsity: float = 0.0
+) -> Load:
     """What ``layer`` asks of a member that holds ``num_held`` of its elements and owns
     ``counts`` neurons, by kind (a kind that is not named: all)."""
+    if mlp_sparsity:
+        left = {
+            kind.name: keep_units(counts.get(kind.name, kind.count), mlp_sparsity)
+            for kind in layer.neuron_kinds
+            if kind.name == MLP_UNIT
+        }
+        counts = {**counts, **left}
     return _build(layer, num_held, layer.num_elements, counts)
 
 

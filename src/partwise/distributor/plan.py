@@ -16,11 +16,11 @@ import msgspec
 
 from partwise.errors import PlanError
 
-PLAN_FORMAT = 1
-PRECISION_BYTES = {"fp32": 4.0}
-"""Bytes of one weight by precision."""
+PLAN_FORMAT = 2
+MAX_MLP_SPARSITY = 0.9
+"""The largest share of MLP units that may be removed: beyond it nothing is left to calibrate."""
 
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 Codec = Literal["fp32"]
 Rule = Literal["owned", "replicated", "alias"]
 Gradient = Literal["owner", "sum"]
@@ -64,11 +64,16 @@ class Stage(Value, frozen=True, kw_only=True):
 
 
 class Part(Value, frozen=True, kw_only=True):
-    """What one server holds. ``server`` names it in the cluster."""
+    """What one server holds. ``server`` names it in the cluster.
+
+    ``mlp_sparsity`` is the share of its MLP units that was removed from each layer (structured
+    sparsity: rows and columns are gone, not zero); neurons are counted before.
+    """
 
     name: str
     server: str
     precision: Precision = "fp32"
+    mlp_sparsity: float = 0.0
 
 
 class Link(Value, frozen=True, kw_only=True):

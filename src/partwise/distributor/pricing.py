@@ -56,14 +56,16 @@ class Pricing:
 
     def __init__(self, plan: Plan, model: Model, cluster: Cluster) -> None:
         self._plan, self._model, self._cluster = plan, model, cluster
-        self._precision = {part.name: part.precision for part in plan.parts}
+        self._part = {part.name: part for part in plan.parts}
         self._server = {part.name: cluster.server(part.server) for part in plan.parts}
         self._used_threads = _count_threads(list(self._server.values()))
         self._codec = {(link.source, link.target): link.codec for link in plan.links}
         is_owned = find_owned(plan)
         self._loads: dict[str, list[Load]] = {
             member.part: [
-                measure_member(model.layers[i], i, member, is_owned)
+                measure_member(
+                    model.layers[i], i, member, is_owned, self._part[member.part].mlp_sparsity
+                )
                 for i in range(stage.start, stage.stop)
             ]
             for stage in plan.stages
@@ -122,7 +124,7 @@ class Pricing:
     ) -> PartCost:
         server = self._server[part]
         host = self._cluster.host_of(server.name)
-        own, loads = workload.at_precision(self._precision[part]), self._loads[part]
+        own, loads = workload.reduced_as(self._part[part]), self._loads[part]
         sharing = Sharing(
             active_threads=count_active(
                 own_threads[host.name],

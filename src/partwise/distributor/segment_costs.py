@@ -155,7 +155,7 @@ class SegmentCosts:
         measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int]] = {}
         columns = []
         for layer in model.layers:
-            key = layer.kind, measure_layer(layer)
+            key = layer.kind, measure_layer(layer, workload.mlp_sparsity)
             # Models repeat their blocks: what follows from a load is worked out once.
             if key not in measured or layer.kind is LayerKind.HEAD:
                 measured[key] = _measure_load(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Iterable
 from typing import TypeVar
 
 from partwise.distributor.placement import place_parameters
-from partwise.distributor.plan import Placement, Plan
+from partwise.distributor.plan import MAX_MLP_SPARSITY, Placement, Plan
 from partwise.distributor.verify_neurons import verify_neurons
 from partwise.errors import PlanError
 from partwise.model.description import Model
@@ -28,6 +28,7 @@ def verify_plan(plan: Plan, model: Model, servers: Collection[str] | None = None
     _check_model(plan, model)
     _check_stages(plan, model)
     _check_parts(plan)
+    _check_sparsity(plan)
     _check_servers(plan, servers)
     for stage in plan.stages:
         verify_neurons(stage, model)
@@ -103,6 +104,15 @@ def _check_parts(plan: Plan) -> None:
     for name in names:
         if name not in members:
             raise PlanError(f"part {name!r} is a member of no stage: remove it, or {_AGAIN}")
+
+
+def _check_sparsity(plan: Plan) -> None:
+    for part in plan.parts:
+        if not 0 <= part.mlp_sparsity <= MAX_MLP_SPARSITY:
+            raise PlanError(
+                f"part {part.name!r} lacks {part.mlp_sparsity:g} of its MLP units, out of range:"
+                f" the share may be 0 to {MAX_MLP_SPARSITY}; {_AGAIN}"
+            )
 
 
 def _check_servers(plan: Plan, servers: Collection[str] | None) -> None:

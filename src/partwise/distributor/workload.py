@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from partwise.distributor.plan import MAX_MLP_SPARSITY, Part
 from partwise.errors import PlanError
 
 ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625}
@@ -18,6 +19,8 @@ class Workload:
     ``streams`` decode at a time; each server holds the KV cache of ``sequences`` (or of the
     streams, where they are more) of ``context_tokens`` each. A prompt is read in chunks of
     ``prefill_tokens``. In training, ``sequences`` of ``context_tokens`` are one microbatch.
+    Layers are at ``precision``, with the share ``mlp_sparsity`` of their MLP units removed,
+    where a part says nothing else.
     """
 
     streams: int = 1
@@ -25,6 +28,7 @@ class Workload:
     sequences: int = 1
     prefill_tokens: int = 128
     precision: str = "fp32"
+    mlp_sparsity: float = 0.0
     is_training: bool = False
     has_checkpointing: bool = False
 
@@ -37,6 +41,11 @@ class Workload:
             raise PlanError(
                 f"the precision {self.precision!r} is not known: give one of"
                 f" {', '.join(ELEMENT_BYTES)}"
+            )
+        if not 0 <= self.mlp_sparsity <= MAX_MLP_SPARSITY:
+            raise PlanError(
+                f"mlp_sparsity is {self.mlp_sparsity}, it must be 0 to {MAX_MLP_SPARSITY}: remove"
+                " fewer MLP units"
             )
 
     @property
@@ -60,10 +69,8 @@ class Workload:
         """Times that a cut is crossed: in training back too."""
         return 2 if self.is_training else 1
 
-    def at_precision(self, precision: str) -> Workload:
-        """The same with weights at ``precision``.
-
-        Raises:
-            PlanError: the precision is not known.
-        """
-        return self if precision == self.precision else replace(self, precision=precision)
+    def reduced_as(self, part: Part) -> Workload:
+        """The same with layers reduced as those of ``part``."""
+        if (part.precision, part.mlp_sparsity) == (self.precision, self.mlp_sparsity):
+            return self
+        return replace(self, precision=part.precision, mlp_sparsity=part.mlp_sparsity)
