@@ -1,0 +1,222 @@
+"""The layer-wise seed's tables, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import harness
+from experiments import layerwise_seed
+from experiments.layerwise.claims import Arithmetic, measure_bits
+from experiments.layerwise.memory import MODELS, count_devices, find_block, measure_step
+from experiments.layerwise.residency import measure_layer, measure_on_one, shrink
+from experiments.layerwise.speed import halve, measure_copies, measure_grid, measure_one
+from experiments.layerwise.world import (
+    FULL,
+    HALVED,
+    NVLINK_BOXES,
+    SLOW_LINKS,
+    SMALLER,
+    STEPS,
+    Step,
+    describe_claimed,
+    describe_gated,
+    join_cards,
+    open_cluster,
+)
+from experiments.page import PAGES, Table, fill_page, round_figure
+from partwise.cluster import Cluster
+
+MB = 1_000_000
+HIDDEN, UNITS, HEADS, HEAD_DIM, ROWS = 4096, 16384, 32, 128, 64
+ATTENTION = 4 * HIDDEN * HIDDEN
+GATED = ATTENTION + 3 * HIDDEN * UNITS + 2 * HIDDEN
+"""With two RMS norms."""
+PLAIN = ATTENTION + 2 * HIDDEN * UNITS + 9 * HIDDEN + UNITS
+"""With two layer norms, and biases of q, k, v, out, of the units and of the output."""
+HALVED_GATED = ATTENTION + 3 * HIDDEN * UNITS // 2 + 2 * HIDDEN
+PAST_BYTES = 2 * HIDDEN * 4 * 128 // 2
+"""K and V in fp32 of half of 128 tokens."""
+WAY_S, CALL_S, MEMORY_BYTES_PER_S, LINK_BYTES_PER_S = 5e-6, 5e-6, 2.0e12, 50e9
+
+
+@pytest.mark.parametrize(("name", "elements"), [("gated", GATED), ("two matrices", PLAIN)])
+def test_the_layer_has_the_parameters_of_the_seed_s_dimensions(name: str, elements: int) -> None:
+    model = MODELS[name](16)
+    blocks = [layer for layer in model.layers if layer.kind == "block"]
+    assert [layer.num_elements for layer in blocks] == [elements] * 16
+
+
+def test_the_steps_leave_the_weights_that_arithmetic_leaves() -> None:
+    model = describe_gated(1)
+    found = [measure_step(model, step, is_training=False) for step in STEPS]
+    assert [f.weight_bytes for f in found] == [2 * GATED, GATED, *[HALVED_GATED] * 3]
+    assert [f.kv_bytes for f in found] == [2 * PAST_BYTES] * 5
+    assert found[4].buffer_bytes == round(0.2 * found[3].buffer_bytes)
+    assert (found[0].weight_bytes // MB, found[2].weight_bytes // MB) == (536, 167)
+
+
+def test_checkpointing_drops_what_training_saves_and_computes_it_again() -> None:
+    model = describe_gated(1)
+    kept, dropped = (measure_step(model, step, is_training=True) for step in STEPS[2:4])
+    assert dropped.saved_activation_bytes == 128 * HIDDEN * 4
+    assert dropped.saved_activation_bytes < 0.1 * kept.saved_activation_bytes
+    # A card that holds one layer has to hold what it computes again: nothing is gained.
+    assert dropped.total_bytes == kept.total_bytes
+
+
+def fullest_member_bytes(num_members: int, step: Step) -> float:
+    """What the first of so many members reads: it has the largest share of heads and units."""
+    heads, units = math.ceil(HEADS / num_members), math.ceil(UNITS / num_members)
+    units -= int(units * step.mlp_sparsity)
+    rows = math.ceil(ROWS / num_members)
+    elements = 4 * heads * HEAD_DIM * HIDDEN + 3 * units * HIDDEN + 3 * HIDDEN + rows * HIDDEN
+    element_bytes = {"fp16": 2.0, "int8": 1.0, "int4": 0.5625}[step.precision]
+    table_row = HIDDEN * rows // ROWS * element_bytes
+    return elements * element_bytes + table_row + heads * PAST_BYTES // HEADS
+
+
+@pytest.mark.parametrize("cache_mb", [50, 32])
+@pytest.mark.parametrize("step", [*STEPS[:3], *SMALLER], ids=lambda step: step.name)
+def test_as_many_devices_are_found_as_hold_the_fullest_share(step: Step, cache_mb: int) -> None:
+    expected = next(n for n in range(1, 33) if fullest_member_bytes(n, step) <= cache_mb * MB)
+    assert count_devices(describe_gated(1), step, cache_mb) == expected
+
+
+def test_one_layer_needs_four_devices_of_50_mb_and_six_of_32() -> None:
+    assert [count_devices(describe_gated(1), HALVED, mb) for mb in (50, 32)] == [4, 6]
+
+
+def layer_s() -> float:
+    """One layer read from memory by one row, with its past."""
+    return (HALVED_GATED + PAST_BYTES) / MEMORY_BYTES_PER_S
+
+
+ENDS_S = (ROWS * HIDDEN + 2 * HIDDEN) / MEMORY_BYTES_PER_S
+"""The head of 64 rows, the last norm, a row of the table."""
+
+
+def test_one_card_reads_all_layers_from_its_memory() -> None:
+    found = measure_one(describe_gated(), open_cluster(32), halve(1))
+    assert found.token_ms == pytest.approx(1e3 * (16 * layer_s() + ENDS_S + CALL_S), rel=1e-6)
+    assert found.token_joules == pytest.approx(350 * found.token_ms / 1e3)
+
+
+def test_layer_wise_adds_a_call_a_layer_and_fifteen_hops() -> None:
+    found = measure_grid(describe_gated(), open_cluster(50), halve(1), (16, 1))
+    hops_s = 15 * (WAY_S + 4 * HIDDEN / LINK_BYTES_PER_S)
+    back_s = WAY_S + 8 / LINK_BYTES_PER_S
+    expected_s = 16 * (layer_s() + CALL_S) + ENDS_S + hops_s + back_s
+    assert found.token_ms == pytest.approx(1e3 * expected_s, rel=1e-6)
+    assert found.token_joules == pytest.approx(16 * 350 * found.token_ms / 1e3)
+
+
+@pytest.mark.parametrize(
+    ("network", "way_s", "link"), [(SLOW_LINKS, WAY_S, 50e9), (NVLINK_BOXES, 2e-6, 450e9)]
+)
+def test_the_baseline_reads_an_eighth_and_sums_twice_a_layer(
+    network: str, way_s: float, link: float
+) -> None:
+    found = measure_grid(describe_gated(), open_cluster(50, network), halve(1), (2, 8))
+    norms_s = 7 / 8 * 33 * HIDDEN / MEMORY_BYTES_PER_S
+    """Every member reads the norms of its layers whole."""
+    sum_s = 2 * (way_s + 4 * HIDDEN * 7 / 8 / link)
+    pick_s = way_s + 8 / link
+    hop_s = WAY_S + 4 * HIDDEN / LINK_BYTES_PER_S
+    back_s = WAY_S + 8 / LINK_BYTES_PER_S
+    # The table's rows are shared too: one more sum.
+    expected_s = (16 * layer_s() + ENDS_S) / 8 + norms_s + 2 * CALL_S + 33 * sum_s + pick_s
+    assert found.token_ms == pytest.approx(1e3 * (expected_s + hop_s + back_s), rel=1e-3)
+
+
+def test_copies_serve_as_many_times_the_streams_at_one_card_s_pace() -> None:
+    one = measure_one(describe_gated(), open_cluster(32), halve(4))
+    copies = measure_copies(describe_gated(), open_cluster(32), halve, 64)
+    assert copies.tokens_per_s == pytest.approx(16 * one.tokens_per_s)
+    assert copies.token_ms == pytest.approx(one.token_ms)
+    assert copies.token_joules == pytest.approx(one.token_joules)
+    # Three streams leave 13 cards without work, and off.
+    few = measure_copies(describe_gated(), open_cluster(32), halve, 3)
+    alone = measure_one(describe_gated(), open_cluster(32), halve(1))
+    assert few.token_joules == pytest.approx(alone.token_joules)
+
+
+def test_a_layer_of_the_claimed_size_is_read_from_l2_if_50_mb_are_fast() -> None:
+    model = describe_claimed()
+    elements = model.layers[find_block(model)].num_elements
+    assert elements / MB == pytest.approx(49.5, abs=0.05)
+    num_bytes = elements + 2 * 2048 * 4 * 8
+    claimed, measured = (measure_layer(model, shrink(1), mb, 1, SLOW_LINKS) for mb in (50, 32))
+    assert claimed.compute_us == pytest.approx(num_bytes / 6.9e6 + 5, rel=1e-6)
+    assert measured.compute_us > 3 * num_bytes / 6.9e6
+    assert claimed.hop_us == pytest.approx(5 + 2048 * 4 / 50e3)
+    assert claimed.total_us < measure_on_one(model, shrink(1)).total_us < measured.total_us
+
+
+def test_the_seed_s_figures_contradict_each_other() -> None:
+    found = Arithmetic()
+    assert found.ratio == pytest.approx(10.85, abs=0.01)
+    assert found.cache_percent == pytest.approx(99)
+    assert found.tokens_in_tpot == pytest.approx(1, abs=0.01)
+    assert (round(found.baseline_card_watts), round(found.card_watts)) == (702, 649)
+    assert measure_bits("gated") == pytest.approx(8 * 49.5 * MB / GATED)
+
+
+def test_boxes_join_eight_cards_each() -> None:
+    cluster: Cluster = join_cards(50, 17, NVLINK_BOXES)
+    names = [server.name for server in cluster.servers]
+    assert cluster.link(names[0], names[7]).bandwidth_bytes_per_s == 450e9
+    assert cluster.link(names[9], names[15]).bandwidth_bytes_per_s == 450e9
+    assert cluster.link(names[7], names[8]) == cluster.default_link
+    assert cluster.link(names[15], names[16]) == cluster.default_link
+
+
+def test_figures_are_rounded_to_three_digits() -> None:
+    values = [0, 0.123456, 0.9996, 1.005, 12.34, 99.96, 656.14, 1060.76, 233087.08]
+    texts = ["0", "0.123", "1.000", "1.00", "12.3", "100.0", "656", "1,060", "233,000"]
+    assert [round_figure(value) for value in values] == texts
+
+
+TABLE = Table(name="b", title="T", headers=("x", "y"), rows=[("one", 2.0), ("two", 3)])
+PAGE = "before\n<!-- table b -->\nold\n<!-- end b -->\nafter\n"
+
+
+def test_a_page_gets_the_tables_of_the_run_and_keeps_its_prose() -> None:
+    page = fill_page(PAGE, [TABLE])
+    table = "**T**\n\n| x | y |\n| --- | --: |\n| one | 2.00 |\n| two | 3 |"
+    assert page == f"before\n<!-- table b -->\n{table}\n<!-- end b -->\nafter\n"
+    assert fill_page(page, [TABLE]) == page
+
+
+def test_a_page_with_other_tables_than_the_run_is_refused() -> None:
+    for text, tables in ((PAGE, []), ("no tables", [TABLE]), (PAGE + PAGE, [TABLE])):
+        with pytest.raises(ValueError, match="do not have the same tables: see b"):
+            fill_page(text, tables)
+
+
+def test_the_page_shows_what_the_bench_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = PAGES / "layerwise-seed.md"
+    copy = tmp_path / "page.md"
+    copy.write_text(page.read_text())
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["layerwise_seed.py", "--page", str(copy)])
+    assert layerwise_seed.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["bench"] == "layerwise_seed"
+    assert figures["layer_fp16_mb"] == pytest.approx(2 * GATED / MB)
+    assert figures["layer_compressed_mb"] == pytest.approx(HALVED_GATED / MB)
+    assert copy.read_text() == page.read_text(), (
+        "the planner says other figures now: run bench/experiments/layerwise_seed.py, and read"
+        " whether the page's prose still holds"
+    )
+    assert not (tmp_path / "layerwise_seed.json").exists()
+
+
+def test_the_full_precision_layer_is_the_seed_s_537_mb() -> None:
+    found = measure_step(describe_gated(1), FULL, is_training=False)
+    assert round(found.weight_bytes / MB) == 537
