@@ -13,7 +13,16 @@ from experiments import layerwise_seed
 from experiments.layerwise.claims import Arithmetic, measure_bits
 from experiments.layerwise.memory import MODELS, count_devices, find_block, measure_step
 from experiments.layerwise.residency import measure_layer, measure_on_one, shrink
-from experiments.layerwise.speed import halve, measure_copies, measure_grid, measure_one
+from experiments.layerwise.scaling import measure_layer_wise
+from experiments.layerwise.sensitivity import list_cases
+from experiments.layerwise.speed import (
+    compare_seed,
+    find_ratios,
+    halve,
+    measure_copies,
+    measure_grid,
+    measure_one,
+)
 from experiments.layerwise.world import (
     FULL,
     HALVED,
@@ -154,6 +163,40 @@ def test_a_layer_of_the_claimed_size_is_read_from_l2_if_50_mb_are_fast() -> None
     assert measured.compute_us > 3 * num_bytes / 6.9e6
     assert claimed.hop_us == pytest.approx(5 + 2048 * 4 / 50e3)
     assert claimed.total_us < measure_on_one(model, shrink(1)).total_us < measured.total_us
+
+
+def test_a_layer_on_a_card_that_holds_all_is_a_sixteenth_of_its_pass() -> None:
+    found = measure_on_one(describe_gated(), halve(1))
+    assert found.compute_us == pytest.approx(1e6 * (layer_s() + (ENDS_S + CALL_S) / 16), rel=1e-6)
+    assert found.total_us == found.compute_us
+    assert found.working_set_mb == pytest.approx(
+        (layer_s() + ENDS_S / 16) * MEMORY_BYTES_PER_S / MB
+    )
+
+
+def test_layers_over_more_cards_begin_at_one_card_and_end_at_the_last_layer() -> None:
+    one, few, many = (measure_layer_wise(16, n, 64) for n in (1, 4, 64))
+    alone = measure_one(describe_gated(), open_cluster(32), halve(64))
+    assert one == (pytest.approx(alone.tokens_per_s), 1)
+    assert few[1] == 4
+    # 16 blocks, and cards of their own for the embedding and for norm and head.
+    assert many[1] <= 19
+    # Each of 64 streams' tokens passes 16 layers of at least what one row takes.
+    assert many[0] < 64 / (16 * layer_s())
+
+
+def test_each_assumption_is_changed_alone() -> None:
+    cases = {case.name: case for case in list_cases()}
+    base = cases["as assumed"]
+    ratio = find_ratios(compare_seed(SLOW_LINKS))
+    assert base.find_ratio(16) == pytest.approx(ratio[16])
+    assert cases[NVLINK_BOXES].find_ratio(16) == pytest.approx(
+        find_ratios(compare_seed(NVLINK_BOXES))[16]
+    )
+    half = cases["activations and KV in fp16"]
+    assert half.cluster.default_link.transfer_s(1e6) == pytest.approx(5e-6 + 1e6 / 100e9)
+    sxm = cases[f"{NVLINK_BOXES}, memory of the SXM card"].cluster.hosts[0]
+    assert [sxm.one_core_bytes_per_s.at(x * MB) for x in (1, 34, 500)] == [6.9e12, 6.9e12, 3.35e12]
 
 
 def test_the_seed_s_figures_contradict_each_other() -> None:
