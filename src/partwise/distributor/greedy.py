@@ -6,11 +6,11 @@ far on as any plan's part of the same rank could.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable
+from itertools import pairwise
 
 from partwise.distributor.build import build_plan, whole_stages
-from partwise.distributor.load import measure_layer
+from partwise.distributor.cache_fit import share_of_cache, sum_working_sets
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.segment_costs import SegmentCosts
@@ -77,27 +77,3 @@ def find_budgets(problem: Problem) -> Fits:
         return is_cached and costs.bytes(start, stop) <= memory[server]
 
     return fits
-
-
-def share_of_cache(problem: Problem, server_name: str) -> int:
-    """The cache in bytes that a server has of its host's, which its servers share evenly.
-
-    Raises:
-        Infeasible: the host's cache is not known.
-    """
-    host = problem.cluster.host_of(server_name)
-    if host.cache_bytes is None:
-        raise Infeasible(
-            f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
-            " without --cache-fit"
-        )
-    sharers = [problem.cluster.server(name).host for name in problem.servers]
-    return host.cache_bytes // sharers.count(host.name)
-
-
-def sum_working_sets(problem: Problem) -> Sequence[float]:
-    """Bytes that the first 0, 1, 2, ... layers read again and again."""
-    workload = problem.workload
-    loads = (measure_layer(layer, workload.mlp_sparsity) for layer in problem.model.layers)
-    sets = (load.working_set_bytes(workload) for load in loads)
-    return list(accumulate(sets, initial=0.0))
