@@ -5,7 +5,7 @@ It takes the groups as given; `arrangement_search.py` chooses them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from partwise.distributor.cut_layers import Table, cut_layers
 from partwise.distributor.group_costs import Group, GroupCosts, Setting
 from partwise.distributor.layer_classes import RunTable, make_runs
 from partwise.distributor.member_shares import Shares, cap_weights, make_members
-from partwise.distributor.pipeline import find_pipeline
+from partwise.distributor.pipeline import Pipeline, find_pipeline
 from partwise.distributor.plan import Plan, Stage
 
 NUM_BALANCINGS = 6
@@ -25,6 +25,7 @@ the share alone; caches, memory and whole granules ask for a few more."""
 FULLEST = 0.99
 """Of a memory or cache, what corrected shares fill: granules are rounded up by that little."""
 
+Join = Callable[[GroupCosts, Sequence[Group]], Pipeline]
 Option = tuple[Shares, Table]
 """Neurons of each member by class of layers, and the seconds of every run with them."""
 
@@ -32,21 +33,25 @@ Option = tuple[Shares, Table]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
     """Stage i is layers ``bounds[i]:bounds[i + 1]``, shared by the members ``groups[i]`` as
-    ``shares[i]`` say (by class of layers). ``cycle_s`` is its time at the streams looked at: for
-    one stream the latency, for more what all of them take for a token each."""
+    ``shares[i]`` say. ``cycle_s`` is its time at the streams looked at: for one stream the
+    latency, for more what all of them take for a token each; infinite where nobody looked."""
 
     groups: tuple[Group, ...]
     bounds: tuple[int, ...]
     shares: tuple[Shares, ...]
-    cycle_s: float
+    cycle_s: float = np.inf
 
 
 class Arranger:
-    """Arranges groups over the layers of a problem; remembers what a group costs."""
+    """Arranges groups over the layers of a problem; remembers what a group costs.
 
-    def __init__(self, costs: GroupCosts) -> None:
+    ``join`` says what a chain of groups adds up to: as a plan is predicted, if nothing else is
+    asked.
+    """
+
+    def __init__(self, costs: GroupCosts, join: Join = find_pipeline) -> None:
         self.costs = costs
-        self.num_priced = 0
+        self._join = join
         self._table = RunTable(costs.classes)
         self._options: dict[object, list[Option]] = {}
 
@@ -69,30 +74,11 @@ class Arranger:
         better = self._arrange(found.groups, options)
         return better if better and better.cycle_s < found.cycle_s else found
 
-    def build(self, strategy: str, found: Arrangement, notes: Sequence[str] = ()) -> Plan:
-        """The verified plan of an arrangement.
-
-        Raises:
-            Infeasible: a part needs more memory than its server offers.
-        """
-        problem, costs = self.costs.problem, self.costs
-        servers = [name for group in found.groups for name in group]
-        part_of = name_parts(servers)
-        stages = []
-        rows = zip(found.groups, pairwise(found.bounds), found.shares, strict=True)
-        for group, (start, stop), shares in rows:
-            parts = [part_of[name] for name in group]
-            members = make_members(
-                problem.model, costs.classes, (start, stop), parts, shares, costs.granules
-            )
-            stages.append(Stage(start=start, stop=stop, members=members))
-        return build_plan(problem, strategy, tuple(stages), servers, notes)
-
     def _arrange(
         self, groups: Sequence[Group], options: Sequence[Sequence[Option]]
     ) -> Arrangement | None:
         tables = [np.minimum.reduce([table for _, table in several]) for several in options]
-        cutting = cut_layers(tables, find_pipeline(self.costs, groups))
+        cutting = cut_layers(tables, self._join(self.costs, groups))
         if cutting is None:
             return None
         cuts = list(pairwise(cutting.bounds))
@@ -116,7 +102,6 @@ class Arranger:
         return self._options[key]
 
     def _price(self, group: Group, shares: Shares, setting: Setting) -> Option:
-        self.num_priced += len(group)
         price = self.costs.price(group, shares, setting, self._table.runs)
         return shares, self._table.spread(price.seconds)
 
@@ -140,3 +125,25 @@ class Arranger:
 
 def _choose(options: Sequence[Option], bounds: tuple[int, int]) -> Shares:
     return min(options, key=lambda option: float(option[1][bounds]))[0]
+
+
+def build_arrangement(
+    costs: GroupCosts, strategy: str, found: Arrangement, notes: Sequence[str] = ()
+) -> Plan:
+    """The verified plan of an arrangement of all layers.
+
+    Raises:
+        Infeasible: a part needs more memory than its server offers.
+    """
+    problem = costs.problem
+    servers = [name for group in found.groups for name in group]
+    part_of = name_parts(servers)
+    stages = []
+    rows = zip(found.groups, pairwise(found.bounds), found.shares, strict=True)
+    for group, (start, stop), shares in rows:
+        parts = [part_of[name] for name in group]
+        members = make_members(
+            problem.model, costs.classes, (start, stop), parts, shares, costs.granules
+        )
+        stages.append(Stage(start=start, stop=stop, members=members))
+    return build_plan(problem, strategy, tuple(stages), servers, notes)

@@ -1,13 +1,20 @@
-"""What of its host's cache a server may fill, and what layers would fill of it."""
+"""What of its host's cache a server may fill, where plans are asked to fit it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
-
-from partwise.distributor.load import measure_layer
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible
+
+
+def find_cache_limits(problem: Problem) -> list[int] | None:
+    """Bytes that each server may read again and again; None without the option ``cache_fit``.
+
+    Raises:
+        Infeasible: it is asked, and a host's cache is not known.
+    """
+    if not problem.options.get("cache_fit"):
+        return None
+    return [share_of_cache(problem, name) for name in problem.servers]
 
 
 def share_of_cache(problem: Problem, server_name: str) -> int:
@@ -24,11 +31,3 @@ def share_of_cache(problem: Problem, server_name: str) -> int:
         )
     sharers = [problem.cluster.server(name).host for name in problem.servers]
     return host.cache_bytes // sharers.count(host.name)
-
-
-def sum_working_sets(problem: Problem) -> Sequence[float]:
-    """Bytes that the first 0, 1, 2, ... layers read again and again."""
-    workload = problem.workload
-    loads = (measure_layer(layer, workload.mlp_sparsity) for layer in problem.model.layers)
-    sets = (load.working_set_bytes(workload) for load in loads)
-    return list(accumulate(sets, initial=0.0))
