@@ -1,0 +1,149 @@
+"""Groups of servers in their order as the stages of a plan: the best cuts and shares for them.
+
+It takes the groups as given; `arrangement_search.py` chooses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from partwise.distributor.build import build_plan, name_parts
+from partwise.distributor.cut_layers import Table, cut_layers
+from partwise.distributor.group_costs import Group, GroupCosts, Setting
+from partwise.distributor.layer_classes import RunTable, make_runs
+from partwise.distributor.member_shares import Shares, cap_weights, make_members
+from partwise.distributor.pipeline import Pipeline, find_pipeline
+from partwise.distributor.plan import Plan, Stage
+
+NUM_BALANCINGS = 6
+"""Times that shares are corrected by the times they lead to: one suffices where time grows with
+the share alone; caches, memory and whole granules ask for a few more."""
+FULLEST = 0.99
+"""Of a memory or cache, what corrected shares fill: granules are rounded up by that little."""
+
+Join = Callable[[GroupCosts, Sequence[Group]], Pipeline]
+Option = tuple[Shares, Table]
+"""Neurons of each member by class of layers, and the seconds of every run with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrangement:
+    """Stage i is layers ``bounds[i]:bounds[i + 1]``, shared by the members ``groups[i]`` as
+    ``shares[i]`` say. ``cycle_s`` is its time at the streams looked at: for one stream the
+    latency, for more what all of them take for a token each; infinite where nobody looked."""
+
+    groups: tuple[Group, ...]
+    bounds: tuple[int, ...]
+    shares: tuple[Shares, ...]
+    cycle_s: float = np.inf
+
+
+class Arranger:
+    """Arranges groups over the layers of a problem; remembers what a group costs.
+
+    ``join`` says what a chain of groups adds up to: as a plan is predicted, if nothing else is
+    asked.
+    """
+
+    def __init__(self, costs: GroupCosts, join: Join = find_pipeline) -> None:
+        self.costs = costs
+        self._join = join
+        self._table = RunTable(costs.classes)
+        self._options: dict[object, list[Option]] = {}
+
+    def arrange(self, groups: Sequence[Group]) -> Arrangement | None:
+        """The best cuts for ``groups``, every one with layers; None where they do not fit."""
+        setting = self.costs.settle(groups)
+        return self._arrange(groups, [self._find_options(group, setting) for group in groups])
+
+    def balance(self, found: Arrangement) -> Arrangement:
+        """The same with shares corrected for the layers that each stage has, if that is faster."""
+        if all(len(group) == 1 for group in found.groups):
+            return found
+        setting = self.costs.settle(found.groups)
+        options = []
+        for group, run in zip(found.groups, pairwise(found.bounds), strict=True):
+            given = self._find_options(group, setting)
+            shares = self._balance(group, run, setting) if len(group) > 1 else None
+            more = [self._price(group, shares, setting)] if shares else []
+            options.append([*given, *more])
+        better = self._arrange(found.groups, options)
+        return better if better and better.cycle_s < found.cycle_s else found
+
+    def _arrange(
+        self, groups: Sequence[Group], options: Sequence[Sequence[Option]]
+    ) -> Arrangement | None:
+        tables = [np.minimum.reduce([table for _, table in several]) for several in options]
+        cutting = cut_layers(tables, self._join(self.costs, groups))
+        if cutting is None:
+            return None
+        cuts = list(pairwise(cutting.bounds))
+        return Arrangement(
+            groups=tuple(groups),
+            bounds=tuple(int(self._table.cuts[i]) for i in cutting.bounds),
+            shares=tuple(_choose(*pair) for pair in zip(options, cuts, strict=True)),
+            cycle_s=cutting.cycle_s,
+        )
+
+    def _find_options(self, group: Group, setting: Setting) -> list[Option]:
+        """Shares by speed and, where some runs do not fit so, by memory."""
+        key = self.costs.find_key(group, setting)
+        if key not in self._options:
+            costs = self.costs
+            options = [self._price(group, costs.share(costs.weigh(group, setting)), setting)]
+            if len(group) > 1 and not np.isfinite(options[0][1][0, -1]):
+                for weights in (costs.weigh_within(group, setting), costs.weigh_room(group)):
+                    options += [self._price(group, costs.share(weights), setting)]
+            self._options[key] = options
+        return self._options[key]
+
+    def _price(self, group: Group, shares: Shares, setting: Setting) -> Option:
+        price = self.costs.price(group, shares, setting, self._table.runs)
+        return shares, self._table.spread(price.seconds)
+
+    def _balance(self, group: Group, run: tuple[int, int], setting: Setting) -> Shares | None:
+        """Shares under which the members' times for ``run`` come closest, as far as they fit."""
+        runs = make_runs(self.costs.classes, [run])
+        weights = np.array(self.costs.weigh(group, setting))
+        best, best_s = None, np.inf
+        for _ in range(NUM_BALANCINGS):
+            weights /= weights.sum()
+            shares = self.costs.share(weights.tolist())
+            price = self.costs.price(group, shares, setting, runs)
+            if price.seconds[0] < best_s:
+                best, best_s = shares, price.seconds[0]
+            room = weights * FULLEST / price.filled[0]
+            weights = weights / np.maximum(price.compute_s[0], 1e-12)
+            capped = cap_weights((weights / weights.sum()).tolist(), room.tolist())
+            weights = np.maximum(capped, 1e-9)
+        return best
+
+
+def _choose(options: Sequence[Option], bounds: tuple[int, int]) -> Shares:
+    return min(options, key=lambda option: float(option[1][bounds]))[0]
+
+
+def build_arrangement(
+    costs: GroupCosts, strategy: str, found: Arrangement, notes: Sequence[str] = ()
+) -> Plan:
+    """The verified plan of an arrangement of all layers.
+
+    Raises:
+        Infeasible: a part needs more memory than its server offers.
+    """
+    problem = costs.problem
+    servers = [name for group in found.groups for name in group]
+    part_of = name_parts(servers)
+    stages = []
+    rows = zip(found.groups, pairwise(found.bounds), found.shares, strict=True)
+    for group, (start, stop), shares in rows:
+        parts = [part_of[name] for name in group]
+        members = make_members(
+            problem.model, costs.classes, (start, stop), parts, shares, costs.granules
+        )
+        stages.append(Stage(start=start, stop=stop, members=members))
+    return build_plan(problem, strategy, tuple(stages), servers, notes)
