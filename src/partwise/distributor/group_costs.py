@@ -6,6 +6,8 @@ with. A group of one server holds its layers whole. Hops are in `arrangement.py`
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +92,18 @@ class GroupCosts:
         is_head = [layer.kind is LayerKind.HEAD for layer in self.classes.layers]
         self._num_sums = np.where(is_head, 0, kinds)
         self._num_picks = np.where(is_head, kinds, 0)
+
+    def count_least(self) -> int | None:
+        """No fewer servers offer together what the layers take; None where all do not."""
+        *_, kept, cached, _ = self._sum_whole(self.rows(1))
+        memory, caches = zip(*self._limits.values(), strict=True)
+        counts = []
+        for needed, offered in ((kept, memory), (cached, caches)):
+            sums = list(itertools.accumulate(sorted(offered, reverse=True)))
+            if sums[-1] < needed:
+                return None
+            counts.append(1 + bisect.bisect_left(sums, needed))
+        return max(counts)
 
     def rows(self, num_stages: int) -> int:
         """Rows of a pass through a plan of so many stages."""

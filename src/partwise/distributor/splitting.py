@@ -63,13 +63,16 @@ def fill_groups(costs: GroupCosts) -> Arrangement:
     return Arrangement(groups=tuple(groups), bounds=tuple(bounds), shares=tuple(shares))
 
 
+def is_too_large(costs: GroupCosts) -> bool:
+    """Whether a layer is too large for every server."""
+    return find_largest_layer(costs)[0] > max(_list_offered(costs.problem))
+
+
 def describe_split(costs: GroupCosts) -> str:
     """Why layers are split, with the arithmetic of the largest."""
-    problem = costs.problem
     needed, name = find_largest_layer(costs)
-    limits = find_cache_limits(problem)
-    memory = [problem.cluster.server(server).memory_bytes for server in problem.servers]
-    offered, budget = max(limits or memory), "memory" if limits is None else "cache"
+    offered = max(_list_offered(costs.problem))
+    budget = "cache" if costs.problem.options.get("cache_fit") else "memory"
     reason = f"{name} takes {say_bytes(needed)}, the most that a server offers is"
     if needed <= offered:
         reason = f"whole layers do not fit in turn, though {name} takes {say_bytes(needed)} of"
@@ -93,6 +96,12 @@ def find_largest_layer(costs: GroupCosts) -> tuple[float, str]:
             size = measure_footprint(layer, load, hidden_size, workload).total_bytes
         sizes.append((size, layer.name))
     return max(sizes)
+
+
+def _list_offered(problem: Problem) -> list[int]:
+    """The memory of each server or, with ``cache_fit``, its cache."""
+    memory = [problem.cluster.server(name).memory_bytes for name in problem.servers]
+    return find_cache_limits(problem) or memory
 
 
 def _find_least(costs: GroupCosts) -> dict[str, list[float]]:
