@@ -8,6 +8,7 @@ best chain.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 
 from partwise.distributor.arrangement import Arrangement, Arranger, build_arrangement
 from partwise.distributor.balanced import find_kinds
@@ -19,13 +20,14 @@ from partwise.distributor.chains import (
     split_evenly,
 )
 from partwise.distributor.group_costs import GroupCosts
+from partwise.distributor.group_shares import weigh_speed
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible
 
 MAX_CHAINS = 300
 """Chains that are all tried: 4 unequal servers make 149, 8 alike 255."""
-MAX_TRIED_MEMBERS = 20_000
+MAX_TRIED_MEMBERS = 12_000
 """Members of all the chains that changes lead to: about a second."""
 NUM_BUILT = 3
 """Arrangements, the best ones, of which plans are made: with shares corrected, the second may be
@@ -103,6 +105,7 @@ class _Search:
         self._names = arranger.costs.problem.servers
         self._index = {name: i for i, name in enumerate(self._names)}
         self._tried: dict[Chain, Arrangement | None] = {}
+        self._best_s = inf
 
     def best(self) -> list[Arrangement]:
         """What fits, the shortest cycle first."""
@@ -129,7 +132,8 @@ class _Search:
     def _try(self, chain: Chain) -> Arrangement | None:
         if chain not in self._tried:
             groups = [tuple(self._names[i] for i in members) for members in chain]
-            self._tried[chain] = self._arranger.arrange(groups)
+            found = self._tried[chain] = self._arranger.arrange(groups, self._best_s)
+            self._best_s = min(self._best_s, found.cycle_s if found else self._best_s)
         return self._tried[chain]
 
     def _number(self, found: Arrangement) -> Chain:
@@ -142,8 +146,8 @@ def _list_regular(arranger: Arranger) -> Iterator[Chain]:
     names = costs.problem.servers
     given = list(range(len(names)))
     setting = costs.settle([tuple(names)])
-    speed = [costs.weigh((name,), setting)[0] for name in names]
-    room = [costs.weigh_room((name,))[0] for name in names]
+    speed, _ = weigh_speed(costs, tuple(names), setting)
+    room = [min(costs.limits[name]) for name in names]
     for order in (
         sorted(given, key=lambda i: -speed[i]),
         sorted(given, key=lambda i: -room[i]),

@@ -20,7 +20,7 @@ def list_fewest(problem: Problem, strategy: str, fewer_than: int) -> list[Plan]:
     """
     costs = GroupCosts(problem, 1)
     least = costs.count_least()
-    roomiest = sorted(problem.servers, key=lambda name: -costs.weigh_room((name,))[0])
+    roomiest = sorted(problem.servers, key=lambda name: -min(costs.limits[name]))
     for num_servers in range(least or fewer_than, fewer_than):
         few = replace(problem, servers=tuple(roomiest[:num_servers]))
         filled = try_makers(few, [greedy.plan])
