@@ -14,16 +14,16 @@ import numpy as np
 from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.cut_layers import Table, cut_layers
 from partwise.distributor.group_costs import Group, GroupCosts, Setting
-from partwise.distributor.layer_classes import RunTable, make_runs
-from partwise.distributor.member_shares import Shares, cap_weights, make_members
+from partwise.distributor.group_shares import (
+    balance_shares,
+    share_by_room,
+    share_by_speed,
+    share_within,
+)
+from partwise.distributor.layer_classes import RunTable
+from partwise.distributor.member_shares import Shares, make_members
 from partwise.distributor.pipeline import Pipeline, find_pipeline
 from partwise.distributor.plan import Plan, Stage
-
-NUM_BALANCINGS = 6
-"""Times that shares are corrected by the times they lead to: one suffices where time grows with
-the share alone; caches, memory and whole granules ask for a few more."""
-FULLEST = 0.99
-"""Of a memory or cache, what corrected shares fill: granules are rounded up by that little."""
 
 Join = Callable[[GroupCosts, Sequence[Group]], Pipeline]
 Option = tuple[Shares, Table]
@@ -53,12 +53,20 @@ class Arranger:
         self.costs = costs
         self._join = join
         self._table = RunTable(costs.classes)
+        self._whole = RunTable(costs.classes, max_cuts=1)
         self._options: dict[object, list[Option]] = {}
 
-    def arrange(self, groups: Sequence[Group]) -> Arrangement | None:
-        """The best cuts for ``groups``, every one with layers; None where they do not fit."""
+    def arrange(
+        self, groups: Sequence[Group], shorter_than_s: float = np.inf
+    ) -> Arrangement | None:
+        """The best cuts for ``groups``, every one with layers; None where they do not fit, or
+        where what crosses links alone takes as long as ``shorter_than_s``."""
+        pipeline = self._join(self.costs, groups)
+        if pipeline.cycle_s(0.0, 0.0) >= shorter_than_s:
+            return None
         setting = self.costs.settle(groups)
-        return self._arrange(groups, [self._find_options(group, setting) for group in groups])
+        options = [self._find_options(group, setting) for group in groups]
+        return self._arrange(groups, options, pipeline)
 
     def balance(self, found: Arrangement) -> Arrangement:
         """The same with shares corrected for the layers that each stage has, if that is faster."""
@@ -68,24 +76,25 @@ class Arranger:
         options = []
         for group, run in zip(found.groups, pairwise(found.bounds), strict=True):
             given = self._find_options(group, setting)
-            shares = self._balance(group, run, setting) if len(group) > 1 else None
+            shares = balance_shares(self.costs, group, run, setting) if len(group) > 1 else None
             more = [self._price(group, shares, setting)] if shares else []
             options.append([*given, *more])
-        better = self._arrange(found.groups, options)
+        better = self._arrange(found.groups, options, self._join(self.costs, found.groups))
         return better if better and better.cycle_s < found.cycle_s else found
 
     def _arrange(
-        self, groups: Sequence[Group], options: Sequence[Sequence[Option]]
+        self, groups: Sequence[Group], options: Sequence[Sequence[Option]], pipeline: Pipeline
     ) -> Arrangement | None:
         tables = [np.minimum.reduce([table for _, table in several]) for several in options]
-        cutting = cut_layers(tables, self._join(self.costs, groups))
+        cutting = cut_layers(tables, pipeline)
         if cutting is None:
             return None
-        cuts = list(pairwise(cutting.bounds))
+        cuts = self._find_table(len(groups)).cuts
+        chosen = zip(options, pairwise(cutting.bounds), strict=True)
         return Arrangement(
             groups=tuple(groups),
-            bounds=tuple(int(self._table.cuts[i]) for i in cutting.bounds),
-            shares=tuple(_choose(*pair) for pair in zip(options, cuts, strict=True)),
+            bounds=tuple(int(cuts[i]) for i in cutting.bounds),
+            shares=tuple(_choose(several, run) for several, run in chosen),
             cycle_s=cutting.cycle_s,
         )
 
@@ -93,38 +102,28 @@ class Arranger:
         """Shares by speed and, where some runs do not fit so, by memory."""
         key = self.costs.find_key(group, setting)
         if key not in self._options:
-            costs = self.costs
-            options = [self._price(group, costs.share(costs.weigh(group, setting)), setting)]
+            options = [self._price(group, share_by_speed(self.costs, group, setting), setting)]
             if len(group) > 1 and not np.isfinite(options[0][1][0, -1]):
-                for weights in (costs.weigh_within(group, setting), costs.weigh_room(group)):
-                    options += [self._price(group, costs.share(weights), setting)]
+                for shares in (
+                    share_within(self.costs, group, setting),
+                    share_by_room(self.costs, group),
+                ):
+                    options += [self._price(group, shares, setting)]
             self._options[key] = options
         return self._options[key]
 
     def _price(self, group: Group, shares: Shares, setting: Setting) -> Option:
-        price = self.costs.price(group, shares, setting, self._table.runs)
-        return shares, self._table.spread(price.seconds)
+        table = self._find_table(setting.num_stages)
+        price = self.costs.price(group, shares, setting, table.runs)
+        return shares, table.spread(price.seconds)
 
-    def _balance(self, group: Group, run: tuple[int, int], setting: Setting) -> Shares | None:
-        """Shares under which the members' times for ``run`` come closest, as far as they fit."""
-        runs = make_runs(self.costs.classes, [run])
-        weights = np.array(self.costs.weigh(group, setting))
-        best, best_s = None, np.inf
-        for _ in range(NUM_BALANCINGS):
-            weights /= weights.sum()
-            shares = self.costs.share(weights.tolist())
-            price = self.costs.price(group, shares, setting, runs)
-            if price.seconds[0] < best_s:
-                best, best_s = shares, price.seconds[0]
-            room = weights * FULLEST / price.filled[0]
-            weights = weights / np.maximum(price.compute_s[0], 1e-12)
-            capped = cap_weights((weights / weights.sum()).tolist(), room.tolist())
-            weights = np.maximum(capped, 1e-9)
-        return best
+    def _find_table(self, num_stages: int) -> RunTable:
+        """A stage alone holds all layers: there is one run to price."""
+        return self._whole if num_stages == 1 else self._table
 
 
-def _choose(options: Sequence[Option], bounds: tuple[int, int]) -> Shares:
-    return min(options, key=lambda option: float(option[1][bounds]))[0]
+def _choose(options: Sequence[Option], run: tuple[int, int]) -> Shares:
+    return min(options, key=lambda option: float(option[1][run]))[0]
 
 
 def build_arrangement(

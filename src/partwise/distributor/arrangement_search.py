@@ -8,8 +8,9 @@ best chain.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 
-from partwise.distributor.arrangement import Arrangement, Arranger
+from partwise.distributor.arrangement import Arrangement, Arranger, build_arrangement
 from partwise.distributor.balanced import find_kinds
 from partwise.distributor.chains import (
     Chain,
@@ -18,12 +19,19 @@ from partwise.distributor.chains import (
     list_changes,
     split_evenly,
 )
+from partwise.distributor.group_costs import GroupCosts
+from partwise.distributor.group_shares import weigh_speed
+from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.errors import Infeasible
 
 MAX_CHAINS = 300
 """Chains that are all tried: 4 unequal servers make 149, 8 alike 255."""
-MAX_TRIED_MEMBERS = 20_000
+MAX_TRIED_MEMBERS = 12_000
 """Members of all the chains that changes lead to: about a second."""
+NUM_BUILT = 3
+"""Arrangements, the best ones, of which plans are made: with shares corrected, the second may be
+the best."""
 NUM_CLIMBS = 3
 """Regular chains, the best ones, from which changes start."""
 
@@ -40,6 +48,34 @@ def find_alike(problem: Problem) -> list[int]:
     if problem.cluster.links or len(set(hosts)) not in {1, len(hosts)}:
         return list(range(len(hosts)))
     return find_kinds(problem)
+
+
+def search_plans(
+    problem: Problem, strategy: str, streams: int, hints: Iterable[Plan] = ()
+) -> list[Plan]:
+    """Plans with a short cycle at ``streams`` streams, none where none is found that fits; the
+    stages of ``hints`` are started from too."""
+    costs = GroupCosts(problem, streams)
+    if costs.count_least() is None:
+        return []
+    arranger = Arranger(costs)
+    chains = [_list_groups(hint) for hint in hints]
+    notes = []
+    if not is_exact(problem):
+        notes = [f"the stages of {len(problem.servers)} servers are searched, not proved best"]
+    plans = []
+    for found in search_chains(arranger, chains)[:NUM_BUILT]:
+        try:
+            plans.append(build_arrangement(costs, strategy, arranger.balance(found), notes))
+        except Infeasible:
+            # Costs are sums of many: a part that just fits by them may not quite.
+            continue
+    return plans
+
+
+def _list_groups(plan: Plan) -> list[list[str]]:
+    server_of = {part.name: part.server for part in plan.parts}
+    return [[server_of[member.part] for member in stage.members] for stage in plan.stages]
 
 
 def search_chains(
@@ -69,6 +105,7 @@ class _Search:
         self._names = arranger.costs.problem.servers
         self._index = {name: i for i, name in enumerate(self._names)}
         self._tried: dict[Chain, Arrangement | None] = {}
+        self._best_s = inf
 
     def best(self) -> list[Arrangement]:
         """What fits, the shortest cycle first."""
@@ -95,7 +132,8 @@ class _Search:
     def _try(self, chain: Chain) -> Arrangement | None:
         if chain not in self._tried:
             groups = [tuple(self._names[i] for i in members) for members in chain]
-            self._tried[chain] = self._arranger.arrange(groups)
+            found = self._tried[chain] = self._arranger.arrange(groups, self._best_s)
+            self._best_s = min(self._best_s, found.cycle_s if found else self._best_s)
         return self._tried[chain]
 
     def _number(self, found: Arrangement) -> Chain:
@@ -108,8 +146,8 @@ def _list_regular(arranger: Arranger) -> Iterator[Chain]:
     names = costs.problem.servers
     given = list(range(len(names)))
     setting = costs.settle([tuple(names)])
-    speed = [costs.weigh((name,), setting)[0] for name in names]
-    room = [costs.weigh_room((name,))[0] for name in names]
+    speed, _ = weigh_speed(costs, tuple(names), setting)
+    room = [min(costs.limits[name]) for name in names]
     for order in (
         sorted(given, key=lambda i: -speed[i]),
         sorted(given, key=lambda i: -room[i]),

@@ -12,6 +12,7 @@ import numpy as np
 
 from partwise.distributor.arrangement import Arranger, build_arrangement
 from partwise.distributor.group_costs import Group, GroupCosts
+from partwise.distributor.group_shares import share_by_room, weigh_speed
 from partwise.distributor.layer_classes import make_runs
 from partwise.distributor.pipeline import Pipeline
 from partwise.distributor.plan import Plan
@@ -59,8 +60,8 @@ def form_groups(costs: GroupCosts) -> list[Group]:
 def _holds_any(costs: GroupCosts, group: Group) -> bool:
     firsts = [costs.classes.of.index(i) for i in range(len(costs.classes.layers))]
     runs = make_runs(costs.classes, [(i, i + 1) for i in firsts])
-    shares = costs.share(costs.weigh_room(group))
-    return bool((costs.price(group, shares, costs.settle([group]), runs).filled <= 1).all())
+    shares = share_by_room(costs, group)
+    return bool((costs.fill(group, shares, runs) <= 1).all())
 
 
 def _list_chains(costs: GroupCosts) -> Iterator[Sequence[Group]]:
@@ -73,7 +74,8 @@ def _list_chains(costs: GroupCosts) -> Iterator[Sequence[Group]]:
         return
     setting = costs.settle(groups)
     names = [name for group in groups for name in group]
-    speed = dict(zip(names, costs.weigh(tuple(names), setting), strict=True))
+    weights, _ = weigh_speed(costs, tuple(names), setting)
+    speed = dict(zip(names, weights, strict=True))
     fastest = sorted(groups, key=lambda group: -np.sum([speed[name] for name in group]))
     for num_groups in range(len(groups), 0, -1):
         yield fastest[:num_groups]

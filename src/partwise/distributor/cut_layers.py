@@ -6,6 +6,7 @@ what the slowest makes it wait. It knows no servers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ from partwise.distributor.pipeline import Pipeline
 
 Table = NDArray[np.float64]
 """Seconds of one stage by first and last cut (cuts, cuts); infinite where it cannot be."""
-NUM_TRIED = 32
-"""Slowest stages that are tried in training, where the best is not found by bisection."""
+MAX_STEPS = 256
+"""Limits of the slowest stage that are tried in training, where bisection does not find the best;
+a few suffice but for tables made to need more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Cutting:
     """Stage i is between the cuts ``bounds[i]`` and ``bounds[i + 1]`` (by index)."""
 
     bounds: tuple[int, ...]
+    slowest_s: float
+    stages_s: float
     cycle_s: float
 
 
@@ -33,11 +37,8 @@ def cut_layers(tables: Sequence[Table], pipeline: Pipeline) -> Cutting | None:
     shortest = _cut_under(tables, np.inf, pipeline)
     if shortest is None or pipeline.num_microbatches == 1 or len(tables) == 1:
         return shortest
-    if pipeline.is_filled:
-        limits = _spread_limits(tables)
-        found = [_cut_under(tables, limit, pipeline) for limit in limits]
-        return min([shortest, *filter(None, found)], key=lambda cutting: cutting.cycle_s)
-    return _bisect(tables, pipeline, shortest)
+    search = _walk_down if pipeline.is_filled else _bisect
+    return search(tables, pipeline, shortest)
 
 
 def _bisect(tables: Sequence[Table], pipeline: Pipeline, best: Cutting) -> Cutting:
@@ -61,6 +62,20 @@ def _bisect(tables: Sequence[Table], pipeline: Pipeline, best: Cutting) -> Cutti
     return best
 
 
+def _walk_down(tables: Sequence[Table], pipeline: Pipeline, best: Cutting) -> Cutting:
+    """Ever lower limits for the slowest stage, each just below what the one before led to, until
+    the trip that they take is too long for any wait."""
+    least_s = max(float(table.min()) for table in tables)
+    limit_s = best.slowest_s
+    for _ in range(MAX_STEPS):
+        found = _cut_under(tables, math.nextafter(limit_s, 0.0), pipeline)
+        if found is None or pipeline.cycle_s(least_s, found.stages_s) >= best.cycle_s:
+            break
+        best = min(best, found, key=lambda cutting: cutting.cycle_s)
+        limit_s = found.slowest_s
+    return best
+
+
 def _cut_under(tables: Sequence[Table], limit_s: float, pipeline: Pipeline) -> Cutting | None:
     """The cuts with the least sum of stages that take up to ``limit_s`` each."""
     num_cuts = len(tables[0])
@@ -81,9 +96,9 @@ def _cut_under(tables: Sequence[Table], limit_s: float, pipeline: Pipeline) -> C
         bounds.append(int(before[bounds[-1]]))
     bounds.reverse()
     taken = [float(t[a, b]) for t, a, b in zip(tables, bounds, bounds[1:], strict=False)]
-    return Cutting(bounds=tuple(bounds), cycle_s=pipeline.cycle_s(max(taken), sum(taken)))
-
-
-def _spread_limits(tables: Sequence[Table]) -> list[float]:
-    values = np.unique(np.concatenate([table[np.isfinite(table)] for table in tables]))
-    return [float(v) for v in values[np.linspace(0, len(values) - 1, NUM_TRIED).astype(int)]]
+    return Cutting(
+        bounds=tuple(bounds),
+        slowest_s=max(taken),
+        stages_s=sum(taken),
+        cycle_s=pipeline.cycle_s(max(taken), sum(taken)),
+    )

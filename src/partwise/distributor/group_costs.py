@@ -6,6 +6,8 @@ with. A group of one server holds its layers whole. Hops are in `arrangement.py`
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +19,12 @@ from partwise.distributor.cache_fit import share_of_cache
 from partwise.distributor.footprint import count_tokens
 from partwise.distributor.group_loads import GroupLoads
 from partwise.distributor.layer_classes import LayerClasses, Runs, make_runs
-from partwise.distributor.member_shares import Shares, cap_weights, find_granules, share_classes
+from partwise.distributor.member_shares import Shares, find_granules, share_classes
 from partwise.distributor.pricing import count_active, split_streams
 from partwise.distributor.problem import Problem
 from partwise.distributor.speed import Sharing, Speed, measure_speed
 from partwise.distributor.transfer import PICK_BYTES, hop_bytes, list_links, measure_sum
 from partwise.model.description import LayerKind
-
-FULLEST = 0.95
-"""Of a memory or cache, what `GroupCosts.weigh_within` gives: KV groups come in so few granules
-that their members hold more than their share."""
 
 Group = tuple[str, ...]
 """Servers that are to be the members of one stage, in their order."""
@@ -79,7 +77,7 @@ class GroupCosts:
         asked = problem.options.get("granules", {})
         self.granules = find_granules(problem.model, self.workload.precision, asked)
         self._servers = {name: problem.cluster.server(name) for name in problem.servers}
-        self._limits = {name: self._find_limits(name) for name in problem.servers}
+        self.limits = {name: self._find_limits(name) for name in problem.servers}
         self._speeds: dict[tuple[str, Sharing], Speed] = {}
         self._hops: dict[tuple[Group, Group, int], tuple[float, float]] = {}
         self._loads = GroupLoads(
@@ -90,6 +88,18 @@ class GroupCosts:
         is_head = [layer.kind is LayerKind.HEAD for layer in self.classes.layers]
         self._num_sums = np.where(is_head, 0, kinds)
         self._num_picks = np.where(is_head, kinds, 0)
+
+    def count_least(self) -> int | None:
+        """No fewer servers offer together what the layers take; None where all do not."""
+        *_, kept, cached, _ = self.sum_whole(self.rows(1))
+        memory, caches = zip(*self.limits.values(), strict=True)
+        counts = []
+        for needed, offered in ((kept, memory), (cached, caches)):
+            sums = list(itertools.accumulate(sorted(offered, reverse=True)))
+            if sums[-1] < needed:
+                return None
+            counts.append(1 + bisect.bisect_left(sums, needed))
+        return max(counts)
 
     def rows(self, num_stages: int) -> int:
         """Rows of a pass through a plan of so many stages."""
@@ -102,59 +112,47 @@ class GroupCosts:
         names = [name for group in groups for name in group]
         return Setting(num_stages=len(groups), used_threads=self._count_threads(names))
 
-    def weigh(self, group: Group, setting: Setting) -> list[float]:
-        """Shares in proportion to how fast each member runs an even part of the model; they add
-        up to 1."""
-        rows, own = self.rows(setting.num_stages), self._count_threads(group)
-        read, working_set, macs, *_ = self._sum_whole(rows) / len(self._servers)
-        weights = []
-        for name in group:
-            speed = self._speed(name, own, setting)
-            weights.append(1 / max(speed.read_s(read, working_set), speed.compute_s(macs, rows)))
-        return [weight / sum(weights) for weight in weights]
-
-    def weigh_room(self, group: Group) -> list[float]:
-        """Shares in proportion to the memory, or the cache to be fitted, of each member."""
-        return [min(self._limits[name]) for name in group]
-
-    def weigh_within(self, group: Group, setting: Setting) -> list[float]:
-        """As `weigh`, but no member gets more than it can hold of an even stage."""
-        *_, kept, cached, reused = self._sum_whole(self.rows(setting.num_stages))
-        room = []
-        for name in group:
-            memory_bytes, cache_bytes = self._limits[name]
-            share = min((memory_bytes - reused) / kept, cache_bytes / max(cached, 1.0))
-            room.append(max(1e-9, FULLEST * share * setting.num_stages))
-        return cap_weights(self.weigh(group, setting), room)
-
     def find_key(self, group: Group, setting: Setting) -> object:
         """The same for settings in which ``group`` costs the same."""
-        own = self._count_threads(group)
-        speeds = tuple(self._find_sharing(name, own, setting) for name in group)
-        return group, setting.num_stages, speeds
-
-    def share(self, weights: Sequence[float]) -> Shares:
-        """Neurons of members of these weights; one member owns all."""
-        return share_classes(self.classes, weights, self.granules)
+        return group, setting.num_stages, self._find_sharing(group, setting)
 
     def price(self, group: Group, shares: Shares, setting: Setting, runs: Runs) -> GroupPrice:
         """What ``runs`` cost ``group``, whose members own ``shares``."""
-        rows, own = self.rows(setting.num_stages), self._count_threads(group)
-        read, working_set, macs, kept, cached, reused = self._loads.add_up(runs, shares, rows)
-        compute_s, filled = np.empty(read.shape), np.empty(read.shape)
+        rows = self.rows(setting.num_stages)
+        read, working_set, macs, *room = self._loads.add_up(runs, shares, rows)
+        compute_s = np.empty(read.shape)
         num_layers = runs.counts.sum(axis=1)
-        for i, name in enumerate(group):
-            speed = self._speed(name, own, setting)
+        for i, speed in enumerate(self.find_speeds(group, setting)):
             places = np.log(np.maximum(working_set[:, i], speed.bytes_per_s.x[0]))
             bandwidth = np.interp(places, np.log(speed.bytes_per_s.x), speed.bytes_per_s.y)
             work_s = np.maximum(read[:, i] / bandwidth, macs[:, i] / speed.macs_per_s.at(rows))
             overhead_s = speed.call_overhead_s + speed.layer_overhead_s * num_layers
             compute_s[:, i] = work_s + overhead_s * self.workload.num_transfers
-            memory_bytes, cache_bytes = self._limits[name]
-            in_memory = (kept[:, i] + reused[:, i]) / memory_bytes
-            filled[:, i] = np.maximum(in_memory, cached[:, i] / cache_bytes)
         exchange_s = self._exchange_s(group, runs, rows)
-        return GroupPrice(compute_s=compute_s, exchange_s=exchange_s, filled=filled)
+        return GroupPrice(
+            compute_s=compute_s, exchange_s=exchange_s, filled=self._fill(group, *room)
+        )
+
+    def fill(self, group: Group, shares: Shares, runs: Runs) -> NDArray[np.float64]:
+        """What ``runs`` take of each member's memory or cache (runs, members): at most 1 where
+        it holds them. Shares of one member are taken to be those of every one."""
+        return self._fill(group, *self._loads.add_up(runs, shares, self.rows(1))[3:])
+
+    def has_neurons(self, runs: Runs) -> NDArray[np.bool_]:
+        """Which of the runs several members can share."""
+        num_kinds: NDArray[np.int64] = runs.counts @ (self._num_sums + self._num_picks)
+        return num_kinds > 0
+
+    def _fill(
+        self,
+        group: Group,
+        kept: NDArray[np.float64],
+        cached: NDArray[np.float64],
+        reused: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        memory, caches = np.array([self.limits[name] for name in group]).T
+        filled: NDArray[np.float64] = np.maximum((kept + reused) / memory, cached / caches)
+        return filled
 
     def hop_s(self, before: Group, after: Group, rows: int) -> tuple[float, float]:
         """Seconds until the last member of ``after`` has what the fastest of ``before`` sends it,
@@ -184,29 +182,36 @@ class GroupCosts:
         num_bytes = hop_bytes(self.problem.model, rows, "fp32")
         pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
         seconds = num_sums * measure_sum(links, len(group), num_bytes) + num_picks * pick_s
-        has_neurons = num_sums + num_picks > 0
-        return np.where(has_neurons, seconds * self.workload.num_transfers, np.inf)
+        return np.where(self.has_neurons(runs), seconds * self.workload.num_transfers, np.inf)
 
-    def _sum_whole(self, rows: int) -> NDArray[np.float64]:
+    def sum_whole(self, rows: int) -> NDArray[np.float64]:
         """The six numbers of `GroupLoads.add_up` for all layers on one server."""
         if rows not in self._wholes:
+            shares = share_classes(self.classes, [1.0], self.granules)
             whole = make_runs(self.classes, [(0, len(self.classes.of))])
-            self._wholes[rows] = np.ravel(self._loads.add_up(whole, self.share([1.0]), rows))
+            self._wholes[rows] = np.ravel(self._loads.add_up(whole, shares, rows))
         return self._wholes[rows]
 
-    def _speed(self, name: str, own: Counter[str], setting: Setting) -> Speed:
-        sharing = self._find_sharing(name, own, setting)
-        key = name, sharing
-        if key not in self._speeds:
-            host, precision = self.problem.cluster.host_of(name), self.workload.precision
-            self._speeds[key] = measure_speed(host, self._servers[name], precision, sharing)
-        return self._speeds[key]
+    def find_speeds(self, group: Group, setting: Setting) -> list[Speed]:
+        """What each member gets of its host."""
+        speeds = []
+        for name, sharing in zip(group, self._find_sharing(group, setting), strict=True):
+            if (name, sharing) not in self._speeds:
+                host, precision = self.problem.cluster.host_of(name), self.workload.precision
+                speed = measure_speed(host, self._servers[name], precision, sharing)
+                self._speeds[name, sharing] = speed
+            speeds.append(self._speeds[name, sharing])
+        return speeds
 
-    def _find_sharing(self, name: str, own: Counter[str], setting: Setting) -> Sharing:
-        host = self._servers[name].host
-        used = setting.used_threads[host]
-        active = count_active(own[host], used, self.workload.streams / setting.num_stages)
-        return Sharing(active_threads=active, used_threads=used)
+    def _find_sharing(self, group: Group, setting: Setting) -> tuple[Sharing, ...]:
+        own, used = self._count_threads(group), setting.used_threads
+        streams_per_stage = self.workload.streams / setting.num_stages
+        found = []
+        for name in group:
+            host = self._servers[name].host
+            active = count_active(own[host], used[host], streams_per_stage)
+            found.append(Sharing(active_threads=active, used_threads=used[host]))
+        return tuple(found)
 
     def _find_limits(self, name: str) -> tuple[float, float]:
         """Memory and cache in bytes."""

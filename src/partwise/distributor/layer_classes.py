@@ -28,15 +28,9 @@ class LayerClasses:
 
     def __init__(self, model: Model) -> None:
         self._aliased = {p.alias_of for p in model.parameters if p.alias_of is not None}
-        seen: dict[object, int] = {}
-        self.layers: list[Layer] = []
-        self.of: list[int] = []
-        for layer in model.layers:
-            key = _describe(layer, self._aliased)
-            if key not in seen:
-                seen[key] = len(self.layers)
-                self.layers.append(layer)
-            self.of.append(seen[key])
+        index = {first: i for i, first in enumerate(dict.fromkeys(model.alike))}
+        self.layers: list[Layer] = [model.layers[first] for first in index]
+        self.of: list[int] = [index[first] for first in model.alike]
         self.tied = frozenset(
             self.of[i]
             for i, layer in enumerate(model.layers)
@@ -64,15 +58,6 @@ class LayerClasses:
             return np.zeros(len(starts), dtype=bool)
         first, last = self._tied_span
         return (starts <= first) & (stops > last)
-
-
-def _describe(layer: Layer, aliased: set[str]) -> object:
-    """Everything of a layer that costs follow from."""
-    parameters = tuple(
-        (p.shape, p.neurons, p.alias_of is not None, p.name in aliased) for p in layer.parameters
-    )
-    counted = (layer.macs_per_token, layer.read_elements_per_token, layer.kv_elements_per_token)
-    return layer.kind, layer.neuron_kinds, counted, parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from partwise.distributor.layer_classes import LayerClasses
 from partwise.distributor.plan import Member
 from partwise.distributor.shares import Ranges, lay_out, round_shares, share_out
 from partwise.model.description import Layer, Model, NeuronKind
+from partwise.model.families.family import KV_GROUP
 
 INT4_BLOCK = 32
 """Weights of int4 are in blocks of so many, which are not cut."""
@@ -33,9 +34,14 @@ def find_granules(model: Model, precision: str, asked: Mapping[str, int]) -> dic
     return granules
 
 
-def share_layer(layer: Layer, weights: Sequence[int], granules: Mapping[str, int]) -> list[Owned]:
-    """Neurons of ``layer`` for each member, its elements in proportion to ``weights``."""
+def share_layer(
+    layer: Layer, weights: Sequence[int], granules: Mapping[str, int], kv_weight: int = 0
+) -> list[Owned]:
+    """Neurons of ``layer`` for each member, its elements in proportion to ``weights``; an element
+    of a token's keys and values counts as ``kv_weight``."""
     elements = {kind.name: 0 for kind in layer.neuron_kinds}
+    if KV_GROUP in elements:
+        elements[KV_GROUP] = layer.kv_elements_per_token * kv_weight
     for parameter in layer.parameters:
         if parameter.neurons:
             elements[parameter.neurons[0].kind] += parameter.num_elements
@@ -54,11 +60,14 @@ def share_layer(layer: Layer, weights: Sequence[int], granules: Mapping[str, int
 
 
 def share_classes(
-    classes: LayerClasses, weights: Sequence[float], granules: Mapping[str, int]
+    classes: LayerClasses,
+    weights: Sequence[float],
+    granules: Mapping[str, int],
+    kv_weight: int = 0,
 ) -> Shares:
     """`share_layer` for every class of layers; weights count to a millionth of their sum."""
     whole = [max(1, round(1_000_000 * weight / sum(weights))) for weight in weights]
-    return [share_layer(layer, whole, granules) for layer in classes.layers]
+    return [share_layer(layer, whole, granules, kv_weight) for layer in classes.layers]
 
 
 def cap_weights(weights: Sequence[float], room: Sequence[float]) -> list[float]:

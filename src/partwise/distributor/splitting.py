@@ -14,6 +14,7 @@ from partwise.distributor.arrangement import Arrangement, build_arrangement
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.footprint import measure_footprint
 from partwise.distributor.group_costs import Group, GroupCosts
+from partwise.distributor.group_shares import share_by_room
 from partwise.distributor.layer_classes import make_runs
 from partwise.distributor.load import measure_layer
 from partwise.distributor.member_shares import Shares
@@ -63,13 +64,16 @@ def fill_groups(costs: GroupCosts) -> Arrangement:
     return Arrangement(groups=tuple(groups), bounds=tuple(bounds), shares=tuple(shares))
 
 
+def is_too_large(costs: GroupCosts) -> bool:
+    """Whether a layer is too large for every server."""
+    return find_largest_layer(costs)[0] > max(_list_offered(costs.problem))
+
+
 def describe_split(costs: GroupCosts) -> str:
     """Why layers are split, with the arithmetic of the largest."""
-    problem = costs.problem
     needed, name = find_largest_layer(costs)
-    limits = find_cache_limits(problem)
-    memory = [problem.cluster.server(server).memory_bytes for server in problem.servers]
-    offered, budget = max(limits or memory), "memory" if limits is None else "cache"
+    offered = max(_list_offered(costs.problem))
+    budget = "cache" if costs.problem.options.get("cache_fit") else "memory"
     reason = f"{name} takes {say_bytes(needed)}, the most that a server offers is"
     if needed <= offered:
         reason = f"whole layers do not fit in turn, though {name} takes {say_bytes(needed)} of"
@@ -95,19 +99,22 @@ def find_largest_layer(costs: GroupCosts) -> tuple[float, str]:
     return max(sizes)
 
 
+def _list_offered(problem: Problem) -> list[int]:
+    """The memory of each server or, with ``cache_fit``, its cache."""
+    memory = [problem.cluster.server(name).memory_bytes for name in problem.servers]
+    return find_cache_limits(problem) or memory
+
+
 def _find_least(costs: GroupCosts) -> dict[str, list[float]]:
     """Of each server, what a layer of each class takes of its memory or cache (1: all) where it
     owns no neuron of it: what every member of a stage holds."""
     layers = costs.classes.layers
     nothing = [[tuple((kind.name, 0) for kind in layer.neuron_kinds)] for layer in layers]
-    runs = make_runs(
-        costs.classes, [(i, i + 1) for i in map(costs.classes.of.index, range(len(layers)))]
-    )
-    least = {}
-    for name in costs.problem.servers:
-        price = costs.price((name,), nothing, costs.settle([(name,)]), runs)
-        least[name] = price.filled[:, 0].tolist()
-    return least
+    firsts = [costs.classes.of.index(i) for i in range(len(layers))]
+    runs = make_runs(costs.classes, [(first, first + 1) for first in firsts])
+    names = costs.problem.servers
+    filled = costs.fill(names, nothing, runs)
+    return {name: filled[:, i].tolist() for i, name in enumerate(names)}
 
 
 def _find_fewest(
@@ -139,9 +146,11 @@ def _fill_group(
     if not names:
         return None
     group = tuple(names)
-    shares = costs.share(costs.weigh_room(group))
+    shares = share_by_room(costs, group)
     runs = make_runs(
         costs.classes, [(start, stop + 1) for stop in range(start, len(costs.classes.of))]
     )
-    held = np.isfinite(costs.price(group, shares, costs.settle([group]), runs).seconds)
-    return (group, shares, start + 1 + int(held.nonzero()[0][-1])) if held.any() else None
+    is_held = costs.fill(group, shares, runs).max(axis=1) <= 1
+    if len(group) > 1:
+        is_held &= costs.has_neurons(runs)
+    return (group, shares, start + 1 + int(np.flatnonzero(is_held)[-1])) if is_held.any() else None
