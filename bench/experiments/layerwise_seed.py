@@ -22,11 +22,13 @@ from experiments.layerwise.memory import (
     MODELS,
     count_devices,
     measure_step,
+    tabulate_answers,
     tabulate_devices,
     tabulate_footprint,
     tabulate_kv_room,
     tabulate_utilisation,
 )
+from experiments.layerwise.picks import tabulate_change_overs, tabulate_picks
 from experiments.layerwise.residency import (
     compare_claimed,
     tabulate_claimed,
@@ -56,9 +58,12 @@ def tabulate(comparisons: dict[str, Comparison]) -> list[Table]:
         tabulate_arithmetic(),
         *(tabulate_footprint(name, is_training=use) for name in MODELS for use in (False, True)),
         tabulate_devices(),
+        tabulate_answers(),
         tabulate_kv_room(),
         tabulate_utilisation(),
         *tabulate_speed(comparisons),
+        tabulate_picks(),
+        tabulate_change_overs(),
         tabulate_sensitivity(),
         tabulate_layers(),
         tabulate_claimed(),

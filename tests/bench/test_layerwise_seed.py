@@ -10,12 +10,22 @@ import pytest
 
 import harness
 from experiments import layerwise_seed
+from experiments.layerwise import picks
 from experiments.layerwise.claims import Arithmetic, measure_bits
-from experiments.layerwise.memory import MODELS, count_devices, find_block, measure_step
+from experiments.layerwise.memory import (
+    MODELS,
+    count_devices,
+    find_block,
+    measure_step,
+    tabulate_answers,
+)
 from experiments.layerwise.residency import measure_layer, measure_on_one, shrink
 from experiments.layerwise.scaling import measure_layer_wise
 from experiments.layerwise.sensitivity import list_cases
 from experiments.layerwise.speed import (
+    BASELINE,
+    GRIDS,
+    LAYER_WISE,
     compare_seed,
     find_ratios,
     halve,
@@ -26,6 +36,7 @@ from experiments.layerwise.speed import (
 from experiments.layerwise.world import (
     FULL,
     HALVED,
+    NETWORKS,
     NVLINK_BOXES,
     SLOW_LINKS,
     SMALLER,
@@ -34,7 +45,11 @@ from experiments.layerwise.world import (
     describe_claimed,
     describe_gated,
     join_cards,
+    name_layout,
+    name_plan,
     open_cluster,
+    plan_grid,
+    pose,
 )
 from experiments.page import PAGES, Table, fill_page, round_figure
 from partwise.cluster import Cluster
@@ -77,21 +92,26 @@ def test_checkpointing_drops_what_training_saves_and_computes_it_again() -> None
     assert dropped.total_bytes == kept.total_bytes
 
 
-def fullest_member_bytes(num_members: int, step: Step) -> float:
-    """What the first of so many members reads: it has the largest share of heads and units."""
-    heads, units = math.ceil(HEADS / num_members), math.ceil(UNITS / num_members)
-    units -= int(units * step.mlp_sparsity)
-    rows = math.ceil(ROWS / num_members)
-    elements = 4 * heads * HEAD_DIM * HIDDEN + 3 * units * HIDDEN + 3 * HIDDEN + rows * HIDDEN
+def can_hold(num_members: int, step: Step, cache_bytes: float) -> bool:
+    """Whether members with heads as even as can be have room for all units of a layer."""
     element_bytes = {"fp16": 2.0, "int8": 1.0, "int4": 0.5625}[step.precision]
-    table_row = HIDDEN * rows // ROWS * element_bytes
-    return elements * element_bytes + table_row + heads * PAST_BYTES // HEADS
+    rows = math.ceil(ROWS / num_members) * HIDDEN * element_bytes
+    head_bytes = 4 * HEAD_DIM * HIDDEN * element_bytes + PAST_BYTES / HEADS
+    kept = 1 - step.mlp_sparsity
+    room = 0.0
+    for i in range(num_members):
+        heads = HEADS // num_members + (i < HEADS % num_members)
+        left = cache_bytes - 3 * HIDDEN * element_bytes - rows - heads * head_bytes
+        if left < 0:
+            return False
+        room += left // (3 * HIDDEN * element_bytes) / kept
+    return room >= UNITS
 
 
 @pytest.mark.parametrize("cache_mb", [50, 32])
 @pytest.mark.parametrize("step", [*STEPS[:3], *SMALLER], ids=lambda step: step.name)
-def test_as_many_devices_are_found_as_hold_the_fullest_share(step: Step, cache_mb: int) -> None:
-    expected = next(n for n in range(1, 33) if fullest_member_bytes(n, step) <= cache_mb * MB)
+def test_the_planner_finds_the_fewest_devices_that_hold_a_layer(step: Step, cache_mb: int) -> None:
+    expected = next(n for n in range(1, 33) if can_hold(n, step, cache_mb * MB))
     assert count_devices(describe_gated(1), step, cache_mb) == expected
 
 
@@ -197,6 +217,27 @@ def test_each_assumption_is_changed_alone() -> None:
     assert half.cluster.default_link.transfer_s(1e6) == pytest.approx(5e-6 + 1e6 / 100e9)
     sxm = cases[f"{NVLINK_BOXES}, memory of the SXM card"].cluster.hosts[0]
     assert [sxm.one_core_bytes_per_s.at(x * MB) for x in (1, 34, 500)] == [6.9e12, 6.9e12, 3.35e12]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_planner_s_pick_is_no_worse_than_any_layout_compared(network: str) -> None:
+    for streams, row in compare_seed(network).items():
+        if streams in picks.STREAMS:
+            best = max(row[name_layout(*grid)].tokens_per_s for grid in GRIDS)
+            assert picks.predict_pick(network, streams).tokens_per_s >= best * (1 - 1e-9)
+
+
+def test_the_planner_picks_layer_wise_for_many_streams_over_slow_links_alone() -> None:
+    last = {network: name_plan(picks.adapt(network).spans[-1].plan) for network in NETWORKS}
+    assert last[SLOW_LINKS] == LAYER_WISE
+    assert last[NVLINK_BOXES] != LAYER_WISE
+
+
+def test_a_plan_is_named_by_the_members_of_its_stages() -> None:
+    problem = pose(describe_gated(), open_cluster(32), halve(1))
+    names = [name_plan(plan_grid(problem, *grid)) for grid in ((2, 8), (16, 1), (4, 4))]
+    assert names == [BASELINE, LAYER_WISE, "4 stages x 4"]
+    assert "members by stage: 1, 16 x 4" in str(tabulate_answers().rows[1])
 
 
 def test_the_seed_s_figures_contradict_each_other() -> None:

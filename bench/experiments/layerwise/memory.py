@@ -20,13 +20,14 @@ from experiments.layerwise.world import (
     describe_plain,
     join_cards,
     name_layout,
+    name_plan,
     open_cluster,
     plan_grid,
     pose,
 )
 from experiments.page import Table
 from partwise.cli.format import Cell
-from partwise.distributor import by_count
+from partwise.distributor import greedy
 from partwise.distributor.cost import predict
 from partwise.distributor.footprint import Footprint, layer_footprint
 from partwise.distributor.holding import KV_ELEMENT_BYTES
@@ -36,6 +37,7 @@ from partwise.model import LayerKind, Model
 Rows = list[tuple[Cell, ...]]
 MODELS = {"gated": describe_gated, "two matrices": describe_plain}
 FP16_BYTES = 2
+MAX_MEMBERS = 64
 
 
 def find_block(model: Model) -> int:
@@ -86,15 +88,12 @@ def tabulate_footprint(name: str, *, is_training: bool) -> Table:
 
 
 def count_devices(model: Model, step: Step, cache_mb: int) -> int:
-    """The fewest equal members that hold one layer with all of its working set in cache."""
-    workload = step.workload()
-    for num_members in range(1, 65):
-        problem = pose(model, join_cards(cache_mb, num_members), workload)
-        plan = plan_grid(problem, 1, 1) if num_members == 1 else by_count.plan(problem)
-        parts = predict(plan, model, problem.cluster, workload).parts
-        if all(part.working_set_bytes <= (part.cache_bytes or 0) for part in parts):
-            return num_members
-    raise Infeasible(f"64 members are too few for a layer of {model.name} in {cache_mb} MB")
+    """The members among which the planner splits a layer so that all that each of them reads
+    again and again stays in cache."""
+    problem = pose(model, join_cards(cache_mb, MAX_MEMBERS), step.workload())
+    plan = greedy.plan(replace(problem, options={"cache_fit": True}))
+    block = find_block(model)
+    return next(len(stage.members) for stage in plan.stages if stage.start <= block < stage.stop)
 
 
 def tabulate_devices() -> Table:
@@ -118,6 +117,28 @@ def tabulate_devices() -> Table:
         title=f"Devices that hold one layer in cache (1 stream of {CONTEXT_TOKENS} tokens);"
         f" times {NUM_LAYERS} for the model",
         headers=("step", *columns),
+        rows=rows,
+    )
+
+
+def tabulate_answers() -> Table:
+    """What the planner says when all layers are to be in cache, with the seed's cards and with
+    as many as it asks for."""
+    rows: Rows = []
+    for cache_mb in PRESETS:
+        for num_cards in (NUM_DEVICES, 128):
+            problem = pose(describe_gated(), join_cards(cache_mb, num_cards), HALVED.workload())
+            try:
+                plan = greedy.plan(replace(problem, options={"cache_fit": True}))
+            except Infeasible as exc:
+                answer = str(exc)
+            else:
+                answer = f"{len(plan.parts)} cards; members by stage: {name_plan(plan)}"
+            rows.append((cache_mb, num_cards, answer))
+    return Table(
+        name="answers",
+        title=f"All of the model in cache ({HALVED.name}), strategy greedy",
+        headers=("L2 MB", "cards offered", "the planner's answer"),
         rows=rows,
     )
 

@@ -159,7 +159,7 @@ def tabulate_claimed() -> Table:
 
 
 def tabulate_resident(streams: Sequence[int] = (1, 4, 16, 64, 512)) -> Table:
-    """All weights in L2, on four to eight times the cards, against the best grid on 16."""
+    """Cards enough for all weights in L2, four to eight times 16, against the best grid on 16."""
     model = describe_gated()
     rows: list[tuple[Cell, ...]] = []
     for network in NETWORKS:
@@ -180,7 +180,7 @@ def tabulate_resident(streams: Sequence[int] = (1, 4, 16, 64, 512)) -> Table:
     ]
     return Table(
         name="resident",
-        title="Tokens/s with every layer's weights in L2, against the best grid on"
+        title="Tokens/s of cards enough for all weights in L2, against the best grid on"
         f" {NUM_DEVICES} cards (from memory)",
         headers=("network", "streams", "best on 16 cards", *columns),
         rows=rows,

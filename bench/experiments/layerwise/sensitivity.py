@@ -99,7 +99,7 @@ def tabulate_sensitivity() -> Table:
     return Table(
         name="sensitivity",
         title="Tokens/s of layer-wise over TP 8 x PP 2, with one assumption changed",
-        headers=("assumption", *(f"{streams} streams" for streams in STREAMS)),
+        headers=("assumption", *("1 stream" if n == 1 else f"{n} streams" for n in STREAMS)),
         rows=[
             (case.name, *(round_figure(case.find_ratio(streams)) for streams in STREAMS))
             for case in list_cases()

@@ -210,4 +210,14 @@ def plan_grid(problem: Problem, num_stages: int, num_members: int) -> Plan:
 def name_layout(num_stages: int, num_members: int) -> str:
     """A layout as people call it."""
     names = {(16, 1): "layer-wise 16 x 1", (2, 8): "TP 8 x PP 2"}
-    return names.get((num_stages, num_members), f"{num_stages} stages x {num_members}")
+    noun = "stage" if num_stages == 1 else "stages"
+    return names.get((num_stages, num_members), f"{num_stages} {noun} x {num_members}")
+
+
+def name_plan(plan: Plan) -> str:
+    """The members of its stages in order, e.g. ``TP 8 x PP 2`` or ``1, 16 x 4``."""
+    sizes = [len(stage.members) for stage in plan.stages]
+    if len(set(sizes)) == 1:
+        return name_layout(len(sizes), sizes[0])
+    runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
+    return ", ".join(f"{count} x {size}" if count > 1 else f"{size}" for size, count in runs)
