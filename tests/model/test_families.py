@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from partwise.errors import DamagedModel, ModelError, UnknownArchitecture
-from partwise.model import LayerKind, Model, Parameter, TensorEntry
+from partwise.model import LayerKind, Model, Parameter, TensorEntry, describe_config
 from partwise.model.families import find_family
 
 LLAMA = {
@@ -79,6 +79,24 @@ def test_parameters_are_those_of_the_module(case: tuple[dict[str, Any], torch.nn
     names = dict(module.named_parameters(remove_duplicate=False))
     assert all(names[p.name] is names[p.alias_of or ""] for p in tied)
     assert len(tied) == len(names) - len(stored(module))
+
+
+def test_a_config_alone_describes_what_its_headers_do(
+    case: tuple[dict[str, Any], torch.nn.Module],
+) -> None:
+    config, module = case
+    assert describe_config(config, "tiny") == describe(config, stored(module))
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_config_alone_says_how_its_weights_are_stored(key: str) -> None:
+    config, _ = build(CONFIGS[1])
+    config.pop("dtype", None)
+    assert {p.dtype for p in describe_config(config, "tiny").parameters} == {"F32"}
+    model = describe_config(config | {key: "bfloat16"}, "tiny")
+    assert {p.dtype for p in model.parameters} == {"BF16"}
+    with pytest.raises(ModelError, match="dtype = 'int8', weights are in float64"):
+        describe_config(config | {key: "int8"}, "tiny")
 
 
 def test_layers_are_the_modules_of_the_state_dict(

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from partwise.errors import DamagedModel, ModelError
 from partwise.model.description import Model
+from partwise.model.families.stored import NoFiles
 from partwise.model.safetensors_file import TensorEntry
 
 KV_GROUP = "kv_group"
@@ -41,7 +42,10 @@ class Family(Protocol):
         """``model_type`` in config.json."""
 
     def describe(
-        self, config: Mapping[str, object], shapes_by_name: Mapping[str, TensorEntry], name: str
+        self,
+        config: Mapping[str, object],
+        shapes_by_name: Mapping[str, TensorEntry] | NoFiles,
+        name: str,
     ) -> Model:
         """The model called ``name``, its tensors checked against the config.
 

@@ -18,7 +18,7 @@ from partwise.model.families.ends import (
     describe_norm,
 )
 from partwise.model.families.family import KV_GROUP, MLP_UNIT, Config
-from partwise.model.families.stored import StoredTensors
+from partwise.model.families.stored import NoFiles, StoredTensors
 from partwise.model.safetensors_file import TensorEntry
 
 # The causal mask, which old checkpoints store in each block.
@@ -61,7 +61,10 @@ class Gpt2:
     model_type: str = "gpt2"
 
     def describe(
-        self, config: Mapping[str, object], shapes_by_name: Mapping[str, TensorEntry], name: str
+        self,
+        config: Mapping[str, object],
+        shapes_by_name: Mapping[str, TensorEntry] | NoFiles,
+        name: str,
     ) -> Model:
         """See `Family.describe`.
 

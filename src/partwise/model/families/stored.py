@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from partwise.errors import DamagedModel, ModelError
 from partwise.model.description import DTYPE_BYTES, NeuronAxis, Parameter
 from partwise.model.safetensors_file import TensorEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoFiles:
+    """In place of a model's tensors where there are none yet: each is taken to be as its config
+    describes it, in ``dtype``, and a tied pair to be stored once."""
+
+    dtype: str
 
 
 class StoredTensors:
@@ -21,9 +30,14 @@ class StoredTensors:
     """
 
     def __init__(
-        self, entries: Mapping[str, TensorEntry], *, prefix: str, ignored: re.Pattern[str]
+        self,
+        entries: Mapping[str, TensorEntry] | NoFiles,
+        *,
+        prefix: str,
+        ignored: re.Pattern[str],
     ) -> None:
-        self._entries = entries
+        self._assumed = entries if isinstance(entries, NoFiles) else None
+        self._entries = {} if isinstance(entries, NoFiles) else entries
         self._prefix = prefix
         self._ignored = ignored
         self._taken: set[str] = set()
@@ -41,6 +55,8 @@ class StoredTensors:
             DamagedModel: the tensor is missing or has another shape.
             ModelError: its dtype holds no weights.
         """
+        if self._assumed is not None:
+            return Parameter(name=name, shape=shape, dtype=self._assumed.dtype, neurons=neurons)
         entry = self._find(stored or name)
         if entry is None:
             raise DamagedModel(

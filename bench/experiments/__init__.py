@@ -1,0 +1,1 @@
+"""Questions answered once, with their tables: each has a page in docs/experiments/."""
