@@ -115,7 +115,7 @@ def test_a_server_that_fits_nothing_stays_unused(model: Model) -> None:
 
 
 def test_servers_that_cannot_hold_the_model_are_told_what_is_missing(model: Model) -> None:
-    with pytest.raises(Infeasible, match=r"of tiny .* 2 servers offer .* needed is .* GiB more"):
+    with pytest.raises(Infeasible, match=r"of tiny .* 2 servers offer .* needed is .* KiB more"):
         plan(pose(model, make_cluster([1.0] * 2, [12_000] * 2)))
 
 

@@ -1,7 +1,7 @@
 """The strategy ``balanced``: consecutive layers, the slowest part as fast as any cut allows.
 
 `plan` takes servers as they are, by the cost model; `balance_layers` takes them as equal, by
-the bytes that are read. Both take links as free, and split no layer.
+the bytes that are read. Both take links as free, and split no layer that fits.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from partwise.distributor.balanced_groups import plan_groups
 from partwise.distributor.build import build_plan, identify, join, whole_stages
-from partwise.distributor.greedy import fill_budgets, find_budgets
+from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.min_max import RunCosts, split_min_max
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, Part, Plan, Precision, Stage
 from partwise.distributor.problem import Problem
+from partwise.distributor.reduction import plan_reduced
 from partwise.distributor.segment_costs import SegmentCosts
 from partwise.distributor.server_order import find_best_order, is_exact
-from partwise.distributor.shortfall import describe_shortfall
 from partwise.distributor.verify import verify_plan
-from partwise.errors import Infeasible, PlanError
+from partwise.errors import PlanError
 from partwise.model.description import Model
 
 NAME = "balanced"
@@ -32,13 +33,26 @@ def plan(problem: Problem) -> Plan:
 
     Options: ``keep_order``, whether servers take their layers in the order given. Without it
     the order is chosen: exactly where they are few or of few kinds (`server_order.py`),
-    otherwise by a search, and the plan's notes say so.
+    otherwise by a search, and the plan's notes say so. ``cache_fit``, whether what a part reads
+    again and again must fit its share of its host's cache. Where whole layers do not fit,
+    servers share them by neurons (`balanced_groups.py`), or layers are reduced as the problem
+    allows (`reduction.py`).
 
     Raises:
         Infeasible: the servers cannot hold the layers, with what is missing.
     """
+    return plan_reduced(problem, _balance)
+
+
+def _balance(problem: Problem) -> Plan:
     num_layers, num_servers = len(problem.model.layers), len(problem.servers)
-    costs = SegmentCosts(problem.model, problem.cluster, problem.workload, problem.servers)
+    costs = SegmentCosts(
+        problem.model,
+        problem.cluster,
+        problem.workload,
+        problem.servers,
+        find_cache_limits(problem),
+    )
     notes = []
     if problem.options.get("keep_order"):
         filling = split_min_max(num_layers, costs.max_stop, costs.seconds, num_servers)
@@ -54,9 +68,7 @@ def plan(problem: Problem) -> Plan:
         if not is_exact(kinds):
             notes = [f"the order of {num_servers} unequal servers is searched, not proved best"]
     if filling is None:
-        fits = find_budgets(replace(problem, options={}))
-        bounds = fill_budgets(num_layers, fits, num_servers)
-        raise Infeasible(describe_shortfall(replace(problem, options={}), fits, bounds))
+        return plan_groups(problem, NAME)
     used = [
         (problem.servers[i], start, stop)
         for i, (start, stop) in zip(filling.order, pairwise(filling.bounds), strict=True)

@@ -97,14 +97,15 @@ def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> F
     stage = plan.stage_of(part)
     member = next(m for m in stage.members if m.part == part)
     is_owned = find_owned(plan) if member.neurons else {}
-    rows = range(stage.start, stage.stop)
-    shares = [measure_member(model.layers[i], i, member, is_owned, own.mlp_sparsity) for i in rows]
-    prints = [
-        measure_footprint(model.layers[i], load, model.hidden_size, own)
-        for i, load in zip(rows, shares, strict=True)
-    ]
+    prints: dict[int, Footprint] = {}
+    layers = range(stage.start, stage.stop)
+    loads = measure_loads(model, layers, member, is_owned, own.mlp_sparsity)
+    for i, load in zip(layers, loads, strict=True):
+        # Equal layers have one load, the same object: what follows from it is worked out once.
+        if id(load) not in prints:
+            prints[id(load)] = measure_footprint(model.layers[i], load, model.hidden_size, own)
     twice = count_tied_elements(model, stage.start, stage.stop, member, is_owned)
-    return sum_footprints(prints, twice, own)
+    return sum_footprints([prints[id(load)] for load in loads], twice, own)
 
 
 def sum_footprints(prints: list[Footprint], twice: int, workload: Workload) -> Footprint:
@@ -133,19 +134,26 @@ def find_owned(plan: Plan) -> dict[str, bool]:
     return {p.parameter: p.rule == "owned" for p in plan.placements}
 
 
-def measure_member(
-    layer: Layer,
-    index: int,
+def measure_loads(
+    model: Model,
+    layers: range,
     member: Member,
     is_owned: Mapping[str, bool],
     mlp_sparsity: float = 0.0,
-) -> Load:
-    """What layer ``index`` asks of one member of its stage."""
-    if not member.neurons:
-        return measure_layer(layer, mlp_sparsity)
-    counts = count_all_neurons(member, index)
-    held = sum(_count_member(p, counts, is_owned, mlp_sparsity) for p in layer.parameters)
-    return measure_share(layer, held, counts, mlp_sparsity)
+) -> list[Load]:
+    """What each of ``layers`` asks of one member of their stage; layers that are alike and split
+    alike have the same object."""
+    measured: dict[tuple[int, tuple[tuple[str, int], ...]], Load] = {}
+    loads = []
+    for i in layers:
+        counts = count_all_neurons(member, i)
+        key = model.alike[i], tuple(counts.items())
+        if key not in measured:
+            layer = model.layers[i]
+            held = sum(_count_member(p, counts, is_owned, mlp_sparsity) for p in layer.parameters)
+            measured[key] = measure_share(layer, held, counts, mlp_sparsity)
+        loads.append(measured[key])
+    return loads
 
 
 def count_tied_elements(

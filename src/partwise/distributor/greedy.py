@@ -6,16 +6,16 @@ far on as any plan's part of the same rank could.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable
+from itertools import pairwise
 
 from partwise.distributor.build import build_plan, whole_stages
-from partwise.distributor.load import measure_layer
+from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.reduction import plan_reduced
 from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.shortfall import describe_shortfall
-from partwise.errors import Infeasible
+from partwise.distributor.splitting import plan_split
 
 NAME = "greedy"
 HELP = "by layers: fill the memory (or with --cache-fit the cache) of each server in turn"
@@ -27,16 +27,22 @@ Fits = Callable[[int, int, int], bool]
 def plan(problem: Problem) -> Plan:
     """A stage for each server that is needed, in the order given.
 
-    A server that cannot hold the next layer stays unused. Options: ``cache_fit``, whether what
-    a part reads again and again must also fit its share of its host's cache.
+    A server that cannot hold the next layer stays unused; where layers are left over so,
+    several servers share it by neurons (`splitting.py`), or layers are reduced as the problem
+    allows (`reduction.py`). Options: ``cache_fit``, whether what a part reads again and again
+    must also fit its share of its host's cache.
 
     Raises:
         Infeasible: layers are left over, with what is missing.
     """
-    fits = find_budgets(problem)
-    bounds = fill_budgets(len(problem.model.layers), fits, len(problem.servers))
-    if bounds[-1] < len(problem.model.layers):
-        raise Infeasible(describe_shortfall(problem, fits, bounds))
+    return plan_reduced(problem, _fill)
+
+
+def _fill(problem: Problem) -> Plan:
+    num_layers = len(problem.model.layers)
+    bounds = fill_budgets(num_layers, find_budgets(problem), len(problem.servers))
+    if bounds[-1] < num_layers:
+        return plan_split(problem, NAME)
     runs = [
         (server, start, stop)
         for server, (start, stop) in zip(problem.servers, pairwise(bounds), strict=True)
@@ -65,39 +71,10 @@ def find_budgets(problem: Problem) -> Fits:
     Raises:
         Infeasible: ``cache_fit`` is asked, and a host's cache is not known.
     """
-    costs = SegmentCosts(problem.model, problem.cluster, problem.workload, problem.servers)
-    memory = [problem.cluster.server(name).memory_bytes for name in problem.servers]
-    if not problem.options.get("cache_fit"):
-        return lambda server, start, stop: costs.bytes(start, stop) <= memory[server]
-    caches = [share_of_cache(problem, name) for name in problem.servers]
-    sums = sum_working_sets(problem)
-
-    def fits(server: int, start: int, stop: int) -> bool:
-        is_cached = sums[stop] - sums[start] <= caches[server]
-        return is_cached and costs.bytes(start, stop) <= memory[server]
-
-    return fits
-
-
-def share_of_cache(problem: Problem, server_name: str) -> int:
-    """The cache in bytes that a server has of its host's, which its servers share evenly.
-
-    Raises:
-        Infeasible: the host's cache is not known.
-    """
-    host = problem.cluster.host_of(server_name)
-    if host.cache_bytes is None:
-        raise Infeasible(
-            f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
-            " without --cache-fit"
-        )
-    sharers = [problem.cluster.server(name).host for name in problem.servers]
-    return host.cache_bytes // sharers.count(host.name)
-
-
-def sum_working_sets(problem: Problem) -> Sequence[float]:
-    """Bytes that the first 0, 1, 2, ... layers read again and again."""
-    workload = problem.workload
-    loads = (measure_layer(layer, workload.mlp_sparsity) for layer in problem.model.layers)
-    sets = (load.working_set_bytes(workload) for load in loads)
-    return list(accumulate(sets, initial=0.0))
+    return SegmentCosts(
+        problem.model,
+        problem.cluster,
+        problem.workload,
+        problem.servers,
+        find_cache_limits(problem),
+    ).fits

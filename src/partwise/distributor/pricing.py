@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from partwise.cluster.description import Cluster, Server
-from partwise.distributor.footprint import count_tokens, find_owned, measure_member
+from partwise.distributor.footprint import count_tokens, find_owned, measure_loads
 from partwise.distributor.load import Load
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.speed import Bound, Sharing, measure_speed, spend
@@ -62,12 +62,13 @@ class Pricing:
         self._codec = {(link.source, link.target): link.codec for link in plan.links}
         is_owned = find_owned(plan)
         self._loads: dict[str, list[Load]] = {
-            member.part: [
-                measure_member(
-                    model.layers[i], i, member, is_owned, self._part[member.part].mlp_sparsity
-                )
-                for i in range(stage.start, stage.stop)
-            ]
+            member.part: measure_loads(
+                model,
+                range(stage.start, stage.stop),
+                member,
+                is_owned,
+                self._part[member.part].mlp_sparsity,
+            )
             for stage in plan.stages
             for member in stage.members
         }

@@ -29,7 +29,8 @@ class SegmentCosts:
     """Seconds and bytes of layers ``start:stop`` held whole by one server.
 
     ``server_index`` counts ``servers`` (default: those of the cluster, in its order), all of
-    which are taken to hold a stage each. Nothing here changes after construction.
+    which are taken to hold a stage each. What a server reads again and again must fit its entry
+    of ``cache_limits`` (bytes), where they are given. Nothing here changes after construction.
 
     Raises:
         PlanError: a host gives no rates for the workload's precision.
@@ -42,12 +43,14 @@ class SegmentCosts:
         cluster: Cluster,
         workload: Workload,
         servers: Sequence[str] | None = None,
+        cache_limits: Sequence[int] | None = None,
     ) -> None:
         names = [s.name for s in cluster.servers] if servers is None else list(servers)
         if not names:
             raise PlanError("a plan needs at least 1 server, got 0: name one")
         self.num_layers = len(model.layers)
         self.memory_limits = [cluster.server(name).memory_bytes for name in names]
+        self._cache_limits = cache_limits
         rows, _ = split_streams(workload.streams, len(names))
         self._rows = count_tokens(workload) if workload.is_training else rows
         self._num_transfers = workload.num_transfers
@@ -91,21 +94,27 @@ class SegmentCosts:
         tied = sum(n for first, last, n in self._tied if start <= first and last < stop)
         return kept - tied + self._reused.largest(start, stop)
 
-    def max_stop(self, server_index: int, start: int, seconds_limit: float) -> int:
-        """The furthest stop with ``seconds`` up to ``seconds_limit`` and ``bytes`` up to the
-        server's memory; ``start`` where not even one layer is."""
-        stop = self._max_stop_in_time(server_index, start, seconds_limit)
-        limit = self.memory_limits[server_index]
-        if self.bytes(start, stop) <= limit:
-            return stop
-        return self.max_stop_in_memory(limit, start, stop)
+    def working_set_bytes(self, start: int, stop: int) -> float:
+        """Bytes that layers ``start:stop`` read again and again."""
+        return self._working_set[stop] - self._working_set[start]
 
-    def max_stop_in_memory(self, memory_bytes: int, start: int, stop: int | None = None) -> int:
-        """The furthest stop up to ``stop`` with ``bytes`` up to ``memory_bytes``."""
-        low, high = start, (self.num_layers if stop is None else stop) + 1
+    def fits(self, server_index: int, start: int, stop: int) -> bool:
+        """Whether a server can hold layers ``start:stop``."""
+        limits = self._cache_limits
+        if limits is not None and self.working_set_bytes(start, stop) > limits[server_index]:
+            return False
+        return self.bytes(start, stop) <= self.memory_limits[server_index]
+
+    def max_stop(self, server_index: int, start: int, seconds_limit: float) -> int:
+        """The furthest stop with ``seconds`` up to ``seconds_limit`` that the server can hold;
+        ``start`` where not even one layer is."""
+        low, stop = start, self._max_stop_in_time(server_index, start, seconds_limit)
+        if self.fits(server_index, start, stop):
+            return stop
+        high = stop
         while high - low > 1:
             middle = (low + high) // 2
-            if self.bytes(start, middle) <= memory_bytes:
+            if self.fits(server_index, start, middle):
                 low = middle
             else:
                 high = middle

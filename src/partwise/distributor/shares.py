@@ -6,6 +6,7 @@ question has the same answer on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
@@ -25,6 +26,16 @@ def exact(value: float | Fraction) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(str(value))
 
 
+def to_whole(weights: Sequence[float | Fraction]) -> list[int]:
+    """Whole numbers in the exact proportion of ``weights``."""
+    whole = [weight for weight in weights if isinstance(weight, int)]
+    if len(whole) == len(weights):
+        return whole
+    fractions = [exact(weight) for weight in weights]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    return [fraction.numerator * (scale // fraction.denominator) for fraction in fractions]
+
+
 def round_shares(
     count: int, weights: Sequence[float | Fraction], granule: int = 1
 ) -> tuple[int, ...]:
@@ -35,10 +46,11 @@ def round_shares(
     it belongs to the last that gets any.
     """
     num_granules = -(-count // granule)
-    total = sum(map(exact, weights), Fraction(0))
-    ideal = [num_granules * exact(weight) / total for weight in weights]
-    granules = [int(share) for share in ideal]
-    by_remainder = sorted(range(len(ideal)), key=lambda i: granules[i] - ideal[i])
+    whole = to_whole(weights)
+    total = sum(whole)
+    pairs = [divmod(num_granules * weight, total) for weight in whole]
+    granules = [share for share, _ in pairs]
+    by_remainder = sorted(range(len(pairs)), key=lambda i: -pairs[i][1])
     for i in by_remainder[: num_granules - sum(granules)]:
         granules[i] += 1
     bounds = [min(bound * granule, count) for bound in accumulate(granules, initial=0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from partwise.distributor import (
+    auto,
     balanced,
     by_compute,
     by_count,
@@ -12,12 +13,16 @@ from partwise.distributor import (
     by_type,
     connectivity,
     greedy,
+    latency,
+    throughput,
 )
 from partwise.distributor.problem import Strategy
 
 STRATEGIES: dict[str, Strategy] = {
     greedy.NAME: greedy,
     balanced.NAME: balanced,
+    latency.NAME: latency,
+    throughput.NAME: throughput,
     by_count.NAME: by_count,
     by_percentage.NAME: by_percentage,
     by_ids.NAME: by_ids,
@@ -25,5 +30,6 @@ STRATEGIES: dict[str, Strategy] = {
     by_type.NAME: by_type,
     by_compute.NAME: by_compute,
     connectivity.NAME: connectivity,
+    auto.NAME: auto,
 }
-"""In the order in which help lists them: by layers, then by neurons."""
+"""In the order in which help lists them: by layers, both ways, by neurons, the best of all."""

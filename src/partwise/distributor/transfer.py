@@ -33,6 +33,19 @@ def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:
     return cluster.loopback_link if a == b else cluster.link(a, b)
 
 
+def list_links(cluster: Cluster, servers: Sequence[str]) -> list[LinkSpeed]:
+    """The different links that join pairs of ``servers``."""
+    if cluster.links:
+        pairs = itertools.combinations(servers, 2)
+        return list(dict.fromkeys(cluster.link(a, b) for a, b in pairs))
+    by_host: dict[str, list[str]] = {}
+    for name in servers:
+        by_host.setdefault(cluster.server(name).host, []).append(name)
+    links = [cluster.default_link] if len(by_host) > 1 else []
+    together = next((names for names in by_host.values() if len(names) > 1), None)
+    return [*links, cluster.link(*together[:2])] if together else links
+
+
 def exchange_s(
     stage: Stage, model: Model, cluster: Cluster, servers: Sequence[str], rows: int
 ) -> float:
@@ -44,9 +57,9 @@ def exchange_s(
     """
     if len(servers) < 2:
         return 0.0
-    links = [cluster.link(a, b) for a, b in itertools.combinations(servers, 2)]
+    links = list_links(cluster, servers)
     num_bytes = hop_bytes(model, rows, "fp32")
-    sum_s = _sum_s(links, len(servers), num_bytes)
+    sum_s = measure_sum(links, len(servers), num_bytes)
     pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
     sums = picks = 0
     for i in range(stage.start, stage.stop):
@@ -59,8 +72,8 @@ def exchange_s(
     return sums * sum_s + picks * pick_s
 
 
-def _sum_s(links: Sequence[LinkSpeed], num_members: int, num_bytes: float) -> float:
-    """One sum over all members."""
+def measure_sum(links: Sequence[LinkSpeed], num_members: int, num_bytes: float) -> float:
+    """Seconds of one sum of ``num_bytes`` over all members of a stage, joined by ``links``."""
     if num_members == 2:
         return links[0].transfer_s(num_bytes)
     share = num_bytes * (num_members - 1) / num_members

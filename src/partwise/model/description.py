@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -136,6 +137,15 @@ class Model:
         return sum(layer.kind is LayerKind.BLOCK for layer in self.layers)
 
     @cached_property
+    def alike(self) -> tuple[int, ...]:
+        """For each layer the first that differs from it in names alone."""
+        aliased = {p.alias_of for p in self.parameters if p.alias_of is not None}
+        first: dict[object, int] = {}
+        return tuple(
+            first.setdefault(_describe(layer, aliased), i) for i, layer in enumerate(self.layers)
+        )
+
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of what makes it this model for a plan and for runners, weights aside: names,
         shapes, dtypes and aliases, and its config."""
@@ -156,3 +166,13 @@ class Model:
             elif i == blocks[0]:
                 words.append(f"blocks {i - first_block}:{blocks[-1] + 1 - first_block}")
         return " + ".join(words)
+
+
+def _describe(layer: Layer, aliased: AbstractSet[str]) -> object:
+    """All of a layer but names."""
+    parameters = tuple(
+        (p.shape, p.dtype, p.neurons, p.alias_of is not None, p.name in aliased)
+        for p in layer.parameters
+    )
+    counted = (layer.macs_per_token, layer.read_elements_per_token, layer.kv_elements_per_token)
+    return layer.kind, layer.neuron_kinds, counted, parameters

@@ -1,0 +1,33 @@
+"""What of its host's cache a server may fill, where plans are asked to fit it."""
+
+from __future__ import annotations
+
+from partwise.distributor.problem import Problem
+from partwise.errors import Infeasible
+
+
+def find_cache_limits(problem: Problem) -> list[int] | None:
+    """Bytes that each server may read again and again; None without the option ``cache_fit``.
+
+    Raises:
+        Infeasible: it is asked, and a host's cache is not known.
+    """
+    if not problem.options.get("cache_fit"):
+        return None
+    return [share_of_cache(problem, name) for name in problem.servers]
+
+
+def share_of_cache(problem: Problem, server_name: str) -> int:
+    """The cache in bytes that a server has of its host's, which its servers share evenly.
+
+    Raises:
+        Infeasible: the host's cache is not known.
+    """
+    host = problem.cluster.host_of(server_name)
+    if host.cache_bytes is None:
+        raise Infeasible(
+            f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
+            " without --cache-fit"
+        )
+    sharers = [problem.cluster.server(name).host for name in problem.servers]
+    return host.cache_bytes // sharers.count(host.name)

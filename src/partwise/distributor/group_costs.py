@@ -1,0 +1,226 @@
+"""What runs of layers cost a group of servers that share their neurons, as a stage's members.
+
+As `pricing.py` prices a stage of such members, for many runs at once: what a strategy searches
+with. A group of one server holds its layers whole. Hops are in `arrangement.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.distributor.cache_fit import share_of_cache
+from partwise.distributor.footprint import count_tokens
+from partwise.distributor.group_loads import GroupLoads
+from partwise.distributor.layer_classes import LayerClasses, Runs, make_runs
+from partwise.distributor.member_shares import Shares, find_granules, share_classes
+from partwise.distributor.pricing import count_active, split_streams
+from partwise.distributor.problem import Problem
+from partwise.distributor.speed import Sharing, Speed, measure_speed
+from partwise.distributor.transfer import PICK_BYTES, hop_bytes, list_links, measure_sum
+from partwise.model.description import LayerKind
+
+Group = tuple[str, ...]
+"""Servers that are to be the members of one stage, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a group's costs depend on besides the group: the plan around it.
+
+    ``used_threads`` are those of all servers of the plan, by host; ``num_stages`` its stages.
+    """
+
+    num_stages: int
+    used_threads: Counter[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPrice:
+    """Of each run: seconds of every member (runs, members) without and ``exchange_s`` (runs,) of
+    the exchange, bytes of memory and of the working set beside their limits, as the largest
+    share of a limit that any member needs: ``filled`` (runs, members), at most 1 where it fits.
+    """
+
+    compute_s: NDArray[np.float64]
+    exchange_s: NDArray[np.float64]
+    filled: NDArray[np.float64]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Seconds for which a pass keeps the stage busy; infinite where it does not fit."""
+        busy = self.compute_s.max(axis=1) + self.exchange_s
+        return np.where(self.filled.max(axis=1) <= 1, busy, np.inf)
+
+
+class GroupCosts:
+    """Prices for groups of the servers of ``problem``, at ``streams`` streams.
+
+    Memory and caches are those that the problem's own workload asks for. Option ``cache_fit``:
+    what a member reads again and again must fit its share of its host's cache.
+
+    Raises:
+        PlanError: a host gives no rates for the workload's precision.
+        Infeasible: ``cache_fit`` is asked, and a host's cache is not known.
+    """
+
+    def __init__(self, problem: Problem, streams: int) -> None:
+        self.problem = problem
+        self.workload = replace(problem.workload, streams=streams)
+        self.classes = LayerClasses(problem.model)
+        asked = problem.options.get("granules", {})
+        self.granules = find_granules(problem.model, self.workload.precision, asked)
+        self._servers = {name: problem.cluster.server(name) for name in problem.servers}
+        self.limits = {name: self._find_limits(name) for name in problem.servers}
+        self._speeds: dict[tuple[str, Sharing], Speed] = {}
+        self._hops: dict[tuple[Group, Group, int], tuple[float, float]] = {}
+        self._loads = GroupLoads(
+            self.classes, problem.model.hidden_size, self.workload, problem.workload
+        )
+        self._wholes: dict[int, NDArray[np.float64]] = {}
+        kinds = [len(layer.neuron_kinds) for layer in self.classes.layers]
+        is_head = [layer.kind is LayerKind.HEAD for layer in self.classes.layers]
+        self._num_sums = np.where(is_head, 0, kinds)
+        self._num_picks = np.where(is_head, kinds, 0)
+
+    def count_least(self) -> int | None:
+        """No fewer servers offer together what the layers take; None where all do not."""
+        *_, kept, cached, _ = self.sum_whole(self.rows(1))
+        memory, caches = zip(*self.limits.values(), strict=True)
+        counts = []
+        for needed, offered in ((kept, memory), (cached, caches)):
+            sums = list(itertools.accumulate(sorted(offered, reverse=True)))
+            if sums[-1] < needed:
+                return None
+            counts.append(1 + bisect.bisect_left(sums, needed))
+        return max(counts)
+
+    def rows(self, num_stages: int) -> int:
+        """Rows of a pass through a plan of so many stages."""
+        if self.workload.is_training:
+            return count_tokens(self.workload)
+        return split_streams(self.workload.streams, num_stages)[0]
+
+    def settle(self, groups: Sequence[Group]) -> Setting:
+        """The plan that ``groups`` are, as far as its stages' costs depend on it."""
+        names = [name for group in groups for name in group]
+        return Setting(num_stages=len(groups), used_threads=self._count_threads(names))
+
+    def find_key(self, group: Group, setting: Setting) -> object:
+        """The same for settings in which ``group`` costs the same."""
+        return group, setting.num_stages, self._find_sharing(group, setting)
+
+    def price(self, group: Group, shares: Shares, setting: Setting, runs: Runs) -> GroupPrice:
+        """What ``runs`` cost ``group``, whose members own ``shares``."""
+        rows = self.rows(setting.num_stages)
+        read, working_set, macs, *room = self._loads.add_up(runs, shares, rows)
+        compute_s = np.empty(read.shape)
+        num_layers = runs.counts.sum(axis=1)
+        for i, speed in enumerate(self.find_speeds(group, setting)):
+            places = np.log(np.maximum(working_set[:, i], speed.bytes_per_s.x[0]))
+            bandwidth = np.interp(places, np.log(speed.bytes_per_s.x), speed.bytes_per_s.y)
+            work_s = np.maximum(read[:, i] / bandwidth, macs[:, i] / speed.macs_per_s.at(rows))
+            overhead_s = speed.call_overhead_s + speed.layer_overhead_s * num_layers
+            compute_s[:, i] = work_s + overhead_s * self.workload.num_transfers
+        exchange_s = self._exchange_s(group, runs, rows)
+        return GroupPrice(
+            compute_s=compute_s, exchange_s=exchange_s, filled=self._fill(group, *room)
+        )
+
+    def fill(self, group: Group, shares: Shares, runs: Runs) -> NDArray[np.float64]:
+        """What ``runs`` take of each member's memory or cache (runs, members): at most 1 where
+        it holds them. Shares of one member are taken to be those of every one."""
+        return self._fill(group, *self._loads.add_up(runs, shares, self.rows(1))[3:])
+
+    def has_neurons(self, runs: Runs) -> NDArray[np.bool_]:
+        """Which of the runs several members can share."""
+        num_kinds: NDArray[np.int64] = runs.counts @ (self._num_sums + self._num_picks)
+        return num_kinds > 0
+
+    def _fill(
+        self,
+        group: Group,
+        kept: NDArray[np.float64],
+        cached: NDArray[np.float64],
+        reused: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        memory, caches = np.array([self.limits[name] for name in group]).T
+        filled: NDArray[np.float64] = np.maximum((kept + reused) / memory, cached / caches)
+        return filled
+
+    def hop_s(self, before: Group, after: Group, rows: int) -> tuple[float, float]:
+        """Seconds until the last member of ``after`` has what the fastest of ``before`` sends it,
+        and the most of them for which a link can carry nothing else."""
+        key = before, after, rows
+        if key not in self._hops:
+            cluster = self.problem.cluster
+            num_bytes = hop_bytes(self.problem.model, rows, "fp32")
+            ways = []
+            for target in after:
+                links = {cluster.link(source, target) for source in before}
+                ways.append(
+                    min(
+                        (k.transfer_s(num_bytes), num_bytes / k.bandwidth_bytes_per_s)
+                        for k in links
+                    )
+                )
+            self._hops[key] = max(hop_s for hop_s, _ in ways), max(link_s for _, link_s in ways)
+        return self._hops[key]
+
+    def _exchange_s(self, group: Group, runs: Runs, rows: int) -> NDArray[np.float64]:
+        """Seconds of the exchange; infinite where members have nothing to share."""
+        num_sums, num_picks = runs.counts @ self._num_sums, runs.counts @ self._num_picks
+        if len(group) == 1:
+            return np.zeros(len(num_sums))
+        links = list_links(self.problem.cluster, group)
+        num_bytes = hop_bytes(self.problem.model, rows, "fp32")
+        pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
+        seconds = num_sums * measure_sum(links, len(group), num_bytes) + num_picks * pick_s
+        return np.where(self.has_neurons(runs), seconds * self.workload.num_transfers, np.inf)
+
+    def sum_whole(self, rows: int) -> NDArray[np.float64]:
+        """The six numbers of `GroupLoads.add_up` for all layers on one server."""
+        if rows not in self._wholes:
+            shares = share_classes(self.classes, [1.0], self.granules)
+            whole = make_runs(self.classes, [(0, len(self.classes.of))])
+            self._wholes[rows] = np.ravel(self._loads.add_up(whole, shares, rows))
+        return self._wholes[rows]
+
+    def find_speeds(self, group: Group, setting: Setting) -> list[Speed]:
+        """What each member gets of its host."""
+        speeds = []
+        for name, sharing in zip(group, self._find_sharing(group, setting), strict=True):
+            if (name, sharing) not in self._speeds:
+                host, precision = self.problem.cluster.host_of(name), self.workload.precision
+                speed = measure_speed(host, self._servers[name], precision, sharing)
+                self._speeds[name, sharing] = speed
+            speeds.append(self._speeds[name, sharing])
+        return speeds
+
+    def _find_sharing(self, group: Group, setting: Setting) -> tuple[Sharing, ...]:
+        own, used = self._count_threads(group), setting.used_threads
+        streams_per_stage = self.workload.streams / setting.num_stages
+        found = []
+        for name in group:
+            host = self._servers[name].host
+            active = count_active(own[host], used[host], streams_per_stage)
+            found.append(Sharing(active_threads=active, used_threads=used[host]))
+        return tuple(found)
+
+    def _find_limits(self, name: str) -> tuple[float, float]:
+        """Memory and cache in bytes."""
+        has_cache = self.problem.options.get("cache_fit")
+        cache_bytes = share_of_cache(self.problem, name) if has_cache else np.inf
+        return self._servers[name].memory_bytes, cache_bytes
+
+    def _count_threads(self, names: Sequence[str]) -> Counter[str]:
+        threads: Counter[str] = Counter()
+        for name in names:
+            threads[self._servers[name].host] += self._servers[name].threads
+        return threads
