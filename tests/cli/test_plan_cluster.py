@@ -213,3 +213,41 @@ def test_the_strategies_are_listed_with_what_they_do(capsys: pytest.CaptureFixtu
     for name, strategy in STRATEGIES.items():
         assert f"\n{name} " in out
         assert strategy.HELP in out
+
+
+# The default strategy
+
+
+def test_without_a_strategy_the_best_predicted_plan_is_taken(plan: Run) -> None:
+    (one,) = json.loads(plan("home", "--json"))["plans"]
+    assert one["strategy"] == "auto"
+    assert one["made_by"] in STRATEGIES
+    assert f": strategy auto ({one['made_by']}), " in plan("home").splitlines()[0]
+    assert any(f"{one['made_by']} wins for latency" in note for note in one["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "goal"),
+    [
+        ((), "latency"),
+        (("--streams", "1"), "latency"),
+        (("--streams", "8"), "throughput"),
+        (("--streams", "1,8"), "throughput"),
+        (("--streams", "8", "--goal", "latency"), "latency"),
+    ],
+)
+def test_the_goal_is_what_the_streams_have_most_of(
+    plan: Run, words: tuple[str, ...], goal: str
+) -> None:
+    for one in json.loads(plan("home", *words, "--compare", "--json"))["comparisons"]:
+        assert one["goal"] == goal
+    for one in json.loads(plan("home", *words, "--json"))["plans"]:
+        assert any(f" wins for {goal} with " in note for note in one["notes"])
+
+
+def test_reasons_are_told_once_where_strategies_share_a_plan(plan: Run) -> None:
+    text = plan("home", "--compare", "--only", "laptop,desktop")
+    assert "\nconnectivity: count  " in text
+    assert "\ncount for one stream: no: " in text
+    assert "\nconnectivity for one stream: " not in text
+    assert "\nauto for one stream: " not in text
