@@ -136,7 +136,7 @@ def test_a_model_that_fits_nowhere_says_what_is_missing(refuse, tmp_path: Path) 
     path = tmp_path / "small.toml"
     text = re.sub(r"memory_gib = .*", "memory_gib = 0.0001", write_cluster(preset("local-2")))
     path.write_text(text.replace("memory_gib = 0.0001", "memory_gib = 1", 1))
-    assert "GiB more" in refuse(path, "--strategy", "balanced")
+    assert "iB more" in refuse(path, "--strategy", "balanced")
 
 
 def test_files_that_cannot_be_written_are_named(refuse) -> None:
@@ -156,6 +156,9 @@ def test_files_that_cannot_be_written_are_named(refuse) -> None:
             "--percent is for the strategy percentage, not for 'greedy'",
         ),
         (("--strategy", "greedy", "--keep-order"), "--keep-order is for the strategy balanced"),
+        (("--strategy", "count", "--cache-fit"), "--cache-fit is for the strategy greedy or"),
+        (("--strategy", "count", "--allow", "int4"), "--allow is for the strategy greedy or"),
+        (("--strategy", "count", "--goal", "latency"), "--goal is for --strategy auto and"),
         (("--strategy", "percentage", "--percent", "a,b"), "--percent has 'a': give numbers"),
         (("--strategy", "type", "--types", "mlp"), "--types has 'mlp': give NAME=VALUE"),
         (("--strategy", "layers", "--layers", "a=0:1,a=1:2"), "each name once"),
@@ -169,7 +172,6 @@ def test_files_that_cannot_be_written_are_named(refuse) -> None:
         (("--allow", "int8,zip"), "--allow has 'zip': it may have int8, int4, sparse"),
         (("--checkpointing",), "--checkpointing is for training: give --train too"),
         (("--goal", "speed"), "invalid choice: 'speed'"),
-        (("--goal", "latency"), "--goal ranks strategies: give --compare too"),
         (("--compare", "--strategy", "greedy"), "--compare tries all strategies: leave out"),
         (("--compare", "--out", "x"), "--compare tries all strategies: leave out --out"),
         (("--sequences", "0"), "--sequences is 0, it must be at least 1"),

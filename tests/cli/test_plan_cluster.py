@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from partwise.cli.main import main
-from partwise.cli.planning import cluster, problem
+from partwise.cli.planning import problem
 from partwise.cluster.presets import preset
 from partwise.cluster.toml_file import write_cluster, write_host
 from partwise.distributor import read_plan, verify_plan
+from partwise.distributor.contest import GOALS
 from partwise.distributor.cost import one_machine, predict
 from partwise.distributor.footprint import part_footprint
-from partwise.distributor.goal import GOALS
 from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.workload import Workload
 from partwise.model import open_model
@@ -40,7 +40,8 @@ def plan(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_the_table_the_picture_and_the_outlook_follow_each_other(plan: Run) -> None:
-    lines = plan("home", "--streams", "8", "--context", "64").splitlines()
+    options = ("--strategy", "balanced", "--streams", "8", "--context", "64")
+    lines = plan("home", *options).splitlines()
     assert " over home, fp32 weights, 8 streams, KV cache for 8 x 64 tokens: strategy" in lines[0]
     columns = (
         "server layers neurons % GiB of GiB working set MiB cache MiB ms a pass hop ms bound by"
@@ -185,7 +186,7 @@ def test_the_comparison_is_ranked_by_its_goal(plan: Run, goal: str) -> None:
         for c in comparison["candidates"]
         if c["expected"]
     ]
-    column = GOALS.index(goal)  # type: ignore[arg-type]
+    column = list(GOALS).index(goal)
     assert [row[column] for row in figures] == sorted(row[column] for row in figures)
     assert len(figures) > 2
 
@@ -201,8 +202,7 @@ def test_each_number_of_streams_is_compared(plan: Run) -> None:
 
 
 def test_goals_are_those_of_the_distributor() -> None:
-    assert problem.GOALS == GOALS
-    assert cluster.DEFAULT_GOAL in GOALS
+    assert tuple(GOALS) == problem.GOALS
 
 
 def test_the_strategies_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,3 +213,41 @@ def test_the_strategies_are_listed_with_what_they_do(capsys: pytest.CaptureFixtu
     for name, strategy in STRATEGIES.items():
         assert f"\n{name} " in out
         assert strategy.HELP in out
+
+
+# The default strategy
+
+
+def test_without_a_strategy_the_best_predicted_plan_is_taken(plan: Run) -> None:
+    (one,) = json.loads(plan("home", "--json"))["plans"]
+    assert one["strategy"] == "auto"
+    assert one["made_by"] in STRATEGIES
+    assert f": strategy auto ({one['made_by']}), " in plan("home").splitlines()[0]
+    assert any(f"{one['made_by']} wins for latency" in note for note in one["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "goal"),
+    [
+        ((), "latency"),
+        (("--streams", "1"), "latency"),
+        (("--streams", "8"), "throughput"),
+        (("--streams", "1,8"), "throughput"),
+        (("--streams", "8", "--goal", "latency"), "latency"),
+    ],
+)
+def test_the_goal_is_what_the_streams_have_most_of(
+    plan: Run, words: tuple[str, ...], goal: str
+) -> None:
+    for one in json.loads(plan("home", *words, "--compare", "--json"))["comparisons"]:
+        assert one["goal"] == goal
+    for one in json.loads(plan("home", *words, "--json"))["plans"]:
+        assert any(f" wins for {goal} with " in note for note in one["notes"])
+
+
+def test_reasons_are_told_once_where_strategies_share_a_plan(plan: Run) -> None:
+    text = plan("home", "--compare", "--only", "laptop,desktop")
+    assert "\nconnectivity: count  " in text
+    assert "\ncount for one stream: no: " in text
+    assert "\nconnectivity for one stream: " not in text
+    assert "\nauto for one stream: " not in text

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from partwise.distributor.compare import ONE_MACHINE, compare, plan_with
+from partwise.distributor.contest import GOALS
 from partwise.distributor.cost import one_machine, predict
-from partwise.distributor.goal import GOALS, Goal, rank
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.verdict import ONLY_WAY, judge
@@ -26,11 +26,12 @@ def problem(model: Model) -> Problem:
 
 
 @pytest.mark.parametrize("goal", GOALS)
-def test_the_best_comes_first_and_those_without_a_plan_last(problem: Problem, goal: Goal) -> None:
+def test_the_best_comes_first_and_those_without_a_plan_last(problem: Problem, goal: str) -> None:
     found = compare(problem, goal)
     assert {candidate.name for candidate in found} == {*STRATEGIES, ONE_MACHINE}
     predictions = [candidate.prediction for candidate in found]
-    ranks = [rank(prediction, goal) for prediction in predictions if prediction is not None]
+    measure = GOALS[goal].measure
+    ranks = [measure(prediction) for prediction in predictions if prediction is not None]
     assert ranks == sorted(ranks)
     assert None not in predictions[: len(ranks)]
     for candidate in found[len(ranks) :]:
@@ -69,4 +70,4 @@ def test_where_no_machine_holds_the_model_its_row_says_so(model: Model) -> None:
     cluster = replace(problem.cluster, servers=(small,))
     (alone, greedy) = compare(replace(problem, cluster=cluster), "latency", ["greedy"])
     assert (alone.name, alone.prediction, alone.obstacle) == (ONE_MACHINE, None, ONLY_WAY)
-    assert "GiB more" in greedy.obstacle
+    assert "iB more" in greedy.obstacle

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from partwise.distributor.contest import GOALS
 from partwise.distributor.cost import Prediction, one_machine, predict
-from partwise.distributor.goal import Goal, rank
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
@@ -63,9 +63,9 @@ def evaluate(problem: Problem, plan: Plan) -> Planned:
     )
 
 
-def compare(problem: Problem, goal: Goal, names: Iterable[str] = STRATEGIES) -> list[Candidate]:
-    """A candidate for each strategy of ``names`` and for one machine: best first by ``goal``,
-    those that come to nothing last.
+def compare(problem: Problem, goal: str, names: Iterable[str] = STRATEGIES) -> list[Candidate]:
+    """A candidate for each strategy of ``names`` and for one machine: best first by ``goal``
+    (`contest.py`), those that come to nothing last.
 
     Raises:
         PlanError: a machine that holds the model gives no rates for the precision.
@@ -74,7 +74,8 @@ def compare(problem: Problem, goal: Goal, names: Iterable[str] = STRATEGIES) -> 
 
     def place(candidate: Candidate) -> tuple[float, ...]:
         # Above every figure where there is none.
-        return (math.inf,) if candidate.prediction is None else rank(candidate.prediction, goal)
+        prediction = candidate.prediction
+        return (math.inf,) if prediction is None else GOALS[goal].measure(prediction)
 
     return sorted(found, key=place)
 

@@ -14,6 +14,7 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.pricing import PartCost
 from partwise.distributor.workload import Workload
 
+ITSELF = "the plan is one machine itself"
 UNEVEN = 1.25
 """A stage that takes this many times the mean of all is called slow."""
 
@@ -26,7 +27,7 @@ def explain_latency(
 ) -> str:
     """Why one stream is slower than on one machine; both predictions are for one stream."""
     if is_same(prediction, alone):
-        return "the plan is one machine itself"
+        return ITSELF
     per = "microbatch" if workload.is_training else "token"
     costs = group_by_stage(plan, prediction)
     return _explain_trip(costs, prediction.latency_s, alone, per)
@@ -37,7 +38,7 @@ def explain_throughput(
 ) -> str:
     """Why the streams get fewer tokens a second than on one machine."""
     if is_same(prediction, alone):
-        return "the plan is one machine itself"
+        return ITSELF
     costs = group_by_stage(plan, prediction)
     cycle_s, alone_cycle_s = _cycle_s(prediction, workload), _cycle_s(alone, workload)
     waiting_s = cycle_s * prediction.bubble

@@ -12,7 +12,7 @@ from typing import Literal
 from partwise.cluster.description import Cluster
 from partwise.distributor.cost import Prediction, one_machine, predict
 from partwise.distributor.plan import Plan
-from partwise.distributor.slowdown import explain_latency, explain_throughput
+from partwise.distributor.slowdown import ITSELF, explain_latency, explain_throughput
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
 from partwise.model.description import Model
@@ -41,6 +41,11 @@ class Verdict:
     def beats_one_machine(self) -> bool:
         """Whether it is better, or nothing else can."""
         return self.speedup is None or _is_better(self.speedup)
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether there is nothing to compare: the plan is that machine."""
+        return self.reason == ITSELF
 
     def __str__(self) -> str:
         if self.speedup is None:

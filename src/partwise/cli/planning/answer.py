@@ -32,13 +32,13 @@ class PlanAnswer:
         return streams
 
 
-def answer(problem: Problem, planned: Planned) -> PlanAnswer:
-    """What is to be said of a plan for ``problem``."""
+def answer(problem: Problem, strategy: str, planned: Planned) -> PlanAnswer:
+    """What is to be said of the plan that ``strategy`` made for ``problem``."""
     from partwise.distributor.picture import arrange
 
     return PlanAnswer(
         plan=planned.plan,
-        document=describe_planned(problem, planned),
+        document=describe_planned(problem, strategy, planned),
         picture=arrange(planned.plan, problem.model, planned.prediction),
     )
 

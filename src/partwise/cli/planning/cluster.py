@@ -8,16 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partwise.cli.planning.lists import read_streams
-from partwise.cli.planning.problem import pose_problem
+from partwise.cli.planning.problem import choose_goal, pose_problem
 from partwise.cli.planning.strategy import choose_strategy, split_strategies
 from partwise.errors import UsageError
 
 if TYPE_CHECKING:
-    from partwise.distributor.goal import Goal
     from partwise.distributor.problem import Problem
     from partwise.model.description import Model
-
-DEFAULT_GOAL: Goal = "latency"
 
 
 def plan_cluster(args: argparse.Namespace, model: Model, context_tokens: int) -> None:
@@ -50,8 +47,8 @@ def check_options(args: argparse.Namespace) -> None:
         for option in ("strategy", "out", "svg"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--compare tries all strategies: leave out --{option}")
-    elif args.goal is not None:
-        raise UsageError("--goal ranks strategies: give --compare too, or leave it out")
+    elif args.goal is not None and choose_strategy(args) != "auto":
+        raise UsageError("--goal is for --strategy auto and --compare: give one, or leave it out")
 
 
 def plan_once(args: argparse.Namespace, problem: Problem) -> None:
@@ -62,7 +59,8 @@ def plan_once(args: argparse.Namespace, problem: Problem) -> None:
     from partwise.distributor.compare import plan_with
 
     question = describe_question(problem, args.cluster)
-    one = answer(problem, plan_with(problem, choose_strategy(args)))
+    strategy = choose_strategy(args)
+    one = answer(problem, strategy, plan_with(problem, strategy))
     heading = render_heading(question, one.document)
     write_files(args, one.plan, one.picture, heading, render_outlook(question, one.document))
     if args.json:
@@ -77,7 +75,7 @@ def compare_strategies(args: argparse.Namespace, problem: Problem) -> None:
     from partwise.cli.planning.document import describe_comparison, describe_question
     from partwise.distributor.compare import compare
 
-    goal: Goal = args.goal or DEFAULT_GOAL
+    goal = choose_goal(args)
     names, missing = split_strategies(args)
     question = describe_question(problem, args.cluster)
     documents = []

@@ -50,11 +50,11 @@ def render_comparison(
 
 
 def _list_cells(candidate: dict[str, Any], num_measures: int) -> tuple[Cell, ...]:
-    expected, machine = candidate["expected"], candidate["machine"]
+    expected, by = candidate["expected"], candidate["machine"] or candidate["made_by"]
     joules = expected["joules_per_token"]
     verdicts: list[Cell] = [_shorten(verdict) for verdict in candidate["beats_one_machine"]]
     return (
-        candidate["name"] if machine is None else f"{candidate['name']}: {machine}",
+        candidate["name"] if by == candidate["name"] else f"{candidate['name']}: {by}",
         candidate["num_servers"],
         candidate["num_stages"],
         format_figure(1e3 * expected["latency_s"]),
@@ -74,8 +74,10 @@ def _shorten(verdict: dict[str, Any]) -> str:
 def _explain(candidates: Sequence[dict[str, Any]], question: dict[str, Any]) -> Iterator[str]:
     """A line for each lost comparison, then one for each candidate that comes to nothing."""
     for candidate in candidates:
+        if candidate["made_by"] != candidate["name"]:
+            continue  # another candidate's plan, which has its own lines
         for verdict in candidate["beats_one_machine"]:
-            if not verdict["is_faster"]:
+            if not verdict["is_faster"] and not verdict["is_one_machine"]:
                 measure = render_measure(verdict, question)
                 yield f"{candidate['name']} {measure}: {verdict['verdict']}"
     for candidate in candidates:

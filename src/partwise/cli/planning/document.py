@@ -30,8 +30,11 @@ def describe_question(problem: Problem, cluster_name: str) -> dict[str, Any]:
     }
 
 
-def describe_planned(problem: Problem, planned: Planned) -> dict[str, Any]:
-    """A plan, what it is expected to do, and whether it beats one machine."""
+def describe_planned(problem: Problem, strategy: str, planned: Planned) -> dict[str, Any]:
+    """A plan, what it is expected to do, and whether it beats one machine.
+
+    ``strategy`` was asked for; the plan names the one that it took over from, if it did.
+    """
     from partwise.cli.planning.equal import describe_replicated
 
     plan = planned.plan
@@ -40,7 +43,8 @@ def describe_planned(problem: Problem, planned: Planned) -> dict[str, Any]:
     tied = {placement.of for placement in plan.placements}
     return {
         "streams": problem.workload.streams,
-        "strategy": plan.strategy,
+        "strategy": strategy,
+        "made_by": plan.strategy,
         "num_stages": len(plan.stages),
         "parts": [_describe_part(problem, plan, costs[part.name]) for part in plan.parts],
         "expected": describe_prediction(planned.prediction),
@@ -75,6 +79,7 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
         "measure": verdict.measure,
         "streams": verdict.streams,
         "is_faster": verdict.beats_one_machine,
+        "is_one_machine": verdict.is_one_machine,
         "speedup": verdict.speedup,
         "verdict": str(verdict),
     }
@@ -85,6 +90,7 @@ def _describe_candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "name": candidate.name,
         "machine": prediction.parts[0].server if prediction and not planned else None,
+        "made_by": planned.plan.strategy if planned else None,
         "num_servers": None if prediction is None else len(prediction.parts),
         "num_stages": None if planned is None else len(planned.plan.stages),
         "expected": None if prediction is None else describe_prediction(prediction),

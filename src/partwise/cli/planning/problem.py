@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from partwise.model.description import Model
 
 GOALS = ("latency", "throughput", "fewest-servers")
-"""As in `distributor/goal.py`, which help must not wait for."""
+"""As in `distributor/contest.py`, which help must not wait for."""
 ALLOWED = ("int8", "int4", "sparse")
 
 
@@ -26,8 +26,8 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("with --cluster").add_argument
     add("--host", metavar="FILE", type=Path, help="the machine that local-N cuts, as probed")
     add("--only", metavar="NAME,...", help="servers to use, in this order (default: all)")
-    add("--strategy", metavar="S", help="how to cut (default: balanced; see --list-strategies)")
-    add("--goal", choices=GOALS, help="what a plan shall be best at (default: latency)")
+    add("--strategy", metavar="S", help="how to cut (default: auto; see --list-strategies)")
+    add("--goal", choices=GOALS, help="default: latency for one stream, throughput for more")
     add("--compare", action="store_true", help="all strategies and one machine, side by side")
     add("--streams", metavar="N,...", help="decoded at a time; a plan for each (default: 1)")
     add("--precision", metavar="P", help="of the weights (default: fp32)")
@@ -60,6 +60,7 @@ def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) ->
     from partwise.distributor.problem import Problem
 
     options, allow = read_strategy_options(args), read_allowed(args.allow)
+    options["goal"] = choose_goal(args)
     workload = read_workload(args, context_tokens)
     cluster = open_servers(args)
     return Problem(
@@ -70,6 +71,16 @@ def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) ->
         allow=allow,
         options=options,
     )
+
+
+def choose_goal(args: argparse.Namespace) -> str:
+    """What a plan shall be best at: what is asked for, else what the streams have most of.
+
+    Raises:
+        UsageError: no numbers of streams.
+    """
+    goal: str | None = args.goal
+    return goal or ("throughput" if read_streams(args.streams)[-1] > 1 else "latency")
 
 
 def open_servers(args: argparse.Namespace) -> Cluster:

@@ -15,13 +15,20 @@ from partwise.cli.planning.lists import (
 )
 from partwise.errors import UsageError
 
-DEFAULT_STRATEGY = "balanced"
+DEFAULT_STRATEGY = "auto"
+BY_TIME = ("latency", "throughput", "auto")
+"""Strategies that choose stages and members by what they cost."""
+FITTING = ("greedy", "balanced", *BY_TIME)
+"""Strategies that split or reduce layers which do not fit."""
+SHARING = ("count", "percentage", "compute")
+"""Strategies that share every kind of neurons by one rule."""
 
 
 class StrategyOption(NamedTuple):
     """An option that only ``strategies`` have: its name here and theirs, and its reader.
 
-    ``is_needed``: without it they make no plan.
+    No ``key``: it is no option there, but part of the problem. ``is_needed``: without it they
+    make no plan.
     """
 
     name: str
@@ -38,7 +45,7 @@ class StrategyOption(NamedTuple):
 def add_strategy_options(parser: argparse.ArgumentParser) -> None:
     """Declare the strategies' own options."""
     add = parser.add_argument_group("of single strategies").add_argument
-    add("--cache-fit", action="store_true", help="greedy: fill caches, not memories alone")
+    add("--cache-fit", action="store_true", help=f"{', '.join(FITTING)}: within the caches")
     add("--keep-order", action="store_true", help="balanced: servers in the order given")
     add("--percent", metavar="70,30", help="percentage: of each server, or NAME=70,...")
     add("--layers", metavar="NAME=0:10,...", help="layers: the blocks of each server")
@@ -49,7 +56,7 @@ def add_strategy_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="ids: neurons of a server in LAYERS (a name, 0:4 or *); may be repeated",
     )
-    add("--granules", metavar="KIND=N,...", help="count, percentage, compute: kept together")
+    add("--granules", metavar="KIND=N,...", help="neurons of a kind that stay together")
     parser.add_argument(
         "--list-strategies", action=ListStrategies, help="say what each strategy does, and exit"
     )
@@ -106,7 +113,7 @@ def read_strategy_options(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: one is of another form than its help says.
     """
-    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.get(args)}
+    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.key and o.get(args)}
 
 
 def _same(value: Any) -> Any:
@@ -118,11 +125,12 @@ def _read_layers(text: str) -> dict[str, str]:
 
 
 STRATEGY_OPTIONS = (
-    StrategyOption("cache-fit", "cache_fit", ("greedy",), _same),
+    StrategyOption("allow", "", FITTING, _same),
+    StrategyOption("cache-fit", "cache_fit", FITTING, _same),
     StrategyOption("keep-order", "keep_order", ("balanced",), _same),
     StrategyOption("percent", "percentages", ("percentage",), read_percentages, is_needed=True),
     StrategyOption("layers", "layers", ("layers",), _read_layers, is_needed=True),
     StrategyOption("types", "types", ("type",), read_types, is_needed=True),
     StrategyOption("ids", "ids", ("ids",), read_ids, is_needed=True),
-    StrategyOption("granules", "granules", ("count", "percentage", "compute"), read_granules),
+    StrategyOption("granules", "granules", (*SHARING, *BY_TIME), read_granules),
 )

@@ -41,9 +41,10 @@ def plan_streams(
 
     adaptive = plan_adaptive(problem, STRATEGIES[strategy], sizes)
     question = describe_question(problem, args.cluster)
-    answers = [answer_at(problem, adaptive.plan_at(size), size) for size in sizes]
-    overall = adaptive.overall
-    whole = [] if overall is None else [answer_at(problem, overall, size) for size in sizes]
+    answers = [answer_at(problem, strategy, adaptive.plan_at(size), size) for size in sizes]
+    whole = []
+    if adaptive.overall is not None:
+        whole = [answer_at(problem, strategy, adaptive.overall, size) for size in sizes]
     write_overall(args, question, whole)
     if args.json:
         document = question | {
@@ -57,12 +58,12 @@ def plan_streams(
         print("\n\n\n".join(texts))
 
 
-def answer_at(problem: Problem, plan: Plan, streams: int) -> PlanAnswer:
-    """What is to be said of ``plan`` for so many streams."""
+def answer_at(problem: Problem, strategy: str, plan: Plan, streams: int) -> PlanAnswer:
+    """What is to be said of the ``plan`` of a strategy for so many streams."""
     from partwise.distributor.compare import evaluate
 
     asked = replace(problem, workload=replace(problem.workload, streams=streams))
-    return answer(asked, evaluate(asked, plan))
+    return answer(asked, strategy, evaluate(asked, plan))
 
 
 def write_overall(

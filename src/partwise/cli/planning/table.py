@@ -52,7 +52,9 @@ def render_heading(question: dict[str, Any], document: dict[str, Any]) -> str:
     used = f"{len(document['parts'])} of {count(len(question['servers']), 'server')}"
     stages = count(document["num_stages"], "stage")
     asked = render_asked(question, document["streams"])
-    return f"{asked}: strategy {document['strategy']}, {used}, {stages}"
+    strategy, made_by = document["strategy"], document["made_by"]
+    made = strategy if made_by == strategy else f"{strategy} ({made_by})"
+    return f"{asked}: strategy {made}, {used}, {stages}"
 
 
 def render_outlook(question: dict[str, Any], document: dict[str, Any]) -> list[str]:
