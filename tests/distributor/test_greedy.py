@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from partwise.cluster.description import Cluster, LinkSpeed, Server
+from partwise.distributor.budgets import fill_budgets, find_budgets
 from partwise.distributor.cache_fit import share_of_cache
-from partwise.distributor.greedy import fill_budgets, find_budgets, plan
+from partwise.distributor.greedy import plan
 from partwise.distributor.segment_costs import SegmentCosts
 from partwise.errors import Infeasible
 from partwise.model import Model

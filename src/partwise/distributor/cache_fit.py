@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible
 
@@ -9,12 +11,15 @@ from partwise.errors import Infeasible
 def find_cache_limits(problem: Problem) -> list[int] | None:
     """Bytes that each server may read again and again; None without the option ``cache_fit``.
 
+    A server has of its host's cache what its servers share evenly.
+
     Raises:
         Infeasible: it is asked, and a host's cache is not known.
     """
     if not problem.options.get("cache_fit"):
         return None
-    return [share_of_cache(problem, name) for name in problem.servers]
+    sharers = Counter(problem.cluster.server(name).host for name in problem.servers)
+    return [_share(problem, name, sharers) for name in problem.servers]
 
 
 def share_of_cache(problem: Problem, server_name: str) -> int:
@@ -23,11 +28,15 @@ def share_of_cache(problem: Problem, server_name: str) -> int:
     Raises:
         Infeasible: the host's cache is not known.
     """
+    sharers = Counter(problem.cluster.server(name).host for name in problem.servers)
+    return _share(problem, server_name, sharers)
+
+
+def _share(problem: Problem, server_name: str, sharers: Counter[str]) -> int:
     host = problem.cluster.host_of(server_name)
     if host.cache_bytes is None:
         raise Infeasible(
             f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
             " without --cache-fit"
         )
-    sharers = [problem.cluster.server(name).host for name in problem.servers]
-    return host.cache_bytes // sharers.count(host.name)
+    return host.cache_bytes // sharers[host.name]

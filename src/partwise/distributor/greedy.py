@@ -6,22 +6,17 @@ far on as any plan's part of the same rank could.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
+from partwise.distributor.budgets import fill_budgets, find_budgets
 from partwise.distributor.build import build_plan, whole_stages
-from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
-from partwise.distributor.segment_costs import SegmentCosts
 from partwise.distributor.splitting import plan_split
 
 NAME = "greedy"
 HELP = "by layers: fill the memory (or with --cache-fit the cache) of each server in turn"
-
-Fits = Callable[[int, int, int], bool]
-"""Whether a server (by index) can hold layers start:stop. Never true for more of them only."""
 
 
 def plan(problem: Problem) -> Plan:
@@ -49,32 +44,3 @@ def _fill(problem: Problem) -> Plan:
         if start < stop
     ]
     return build_plan(problem, NAME, whole_stages(runs), [server for server, _, _ in runs])
-
-
-def fill_budgets(num_layers: int, fits: Fits, num_servers: int) -> list[int]:
-    """The bounds of each server's layers; the last is below ``num_layers`` where some are left.
-
-    It asks ``fits`` once a layer and once a server.
-    """
-    bounds = [0]
-    for server in range(num_servers):
-        start = stop = bounds[-1]
-        while stop < num_layers and fits(server, start, stop + 1):
-            stop += 1
-        bounds.append(stop)
-    return bounds
-
-
-def find_budgets(problem: Problem) -> Fits:
-    """Whether layers fit a server's memory and, with ``cache_fit``, its share of the cache.
-
-    Raises:
-        Infeasible: ``cache_fit`` is asked, and a host's cache is not known.
-    """
-    return SegmentCosts(
-        problem.model,
-        problem.cluster,
-        problem.workload,
-        problem.servers,
-        find_cache_limits(problem),
-    ).fits

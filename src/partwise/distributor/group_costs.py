@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from partwise.distributor.cache_fit import share_of_cache
+from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.footprint import count_tokens
 from partwise.distributor.group_loads import GroupLoads
 from partwise.distributor.layer_classes import LayerClasses, Runs, make_runs
@@ -77,7 +77,7 @@ class GroupCosts:
         asked = problem.options.get("granules", {})
         self.granules = find_granules(problem.model, self.workload.precision, asked)
         self._servers = {name: problem.cluster.server(name) for name in problem.servers}
-        self.limits = {name: self._find_limits(name) for name in problem.servers}
+        self.limits = self._find_limits()
         self._speeds: dict[tuple[str, Sharing, Pass], Speed] = {}
         self._hops: dict[tuple[Group, Group, int], tuple[float, float]] = {}
         self._loads = GroupLoads(
@@ -215,11 +215,12 @@ class GroupCosts:
             found.append(Sharing(active_threads=active, used_threads=used[host]))
         return tuple(found)
 
-    def _find_limits(self, name: str) -> tuple[float, float]:
-        """Memory and cache in bytes."""
-        has_cache = self.problem.options.get("cache_fit")
-        cache_bytes = share_of_cache(self.problem, name) if has_cache else np.inf
-        return self._servers[name].memory_bytes, cache_bytes
+    def _find_limits(self) -> dict[str, tuple[float, float]]:
+        """Memory and cache of each server, in bytes."""
+        names = self.problem.servers
+        caches: Sequence[float] = find_cache_limits(self.problem) or [np.inf] * len(names)
+        memory = [self._servers[name].memory_bytes for name in names]
+        return dict(zip(names, zip(memory, caches, strict=True), strict=True))
 
     def _count_threads(self, names: Sequence[str]) -> Counter[str]:
         threads: Counter[str] = Counter()

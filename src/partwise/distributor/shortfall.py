@@ -21,9 +21,9 @@ IsHeld = Callable[[Problem], bool]
 
 
 def say_bytes(num_bytes: float) -> str:
-    """Bytes for people, in a unit that leaves a number above 0.1 where there is one."""
+    """Bytes for people, in the largest unit that leaves a whole part."""
     units = ("GiB", GIB), ("MiB", GIB >> 10), ("KiB", GIB >> 20)
-    unit, size = next((u for u in units if num_bytes >= u[1] / 10), units[-1])
+    unit, size = next((u for u in units if num_bytes >= u[1]), units[-1])
     return f"{num_bytes / size:,.2f} {unit}"
 
 
@@ -81,6 +81,9 @@ def _count_more(
             high = middle
         else:
             low = middle
+    # Groups form otherwise with one server less: now and then that suffices too.
+    while high > 1 and is_held(_add_servers(problem, roomiest, offered[roomiest], high - 1)):
+        high -= 1
     noun = "server" if high == 1 else "servers"
     return [f"{high} more {noun} of {say_bytes(offered[roomiest])}"]
 

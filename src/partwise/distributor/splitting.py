@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from partwise.distributor.arrangement import Arrangement, build_arrangement
+from partwise.distributor.budgets import fill_budgets, find_budgets
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.footprint import measure_footprint
 from partwise.distributor.group_costs import Group, GroupCosts
@@ -38,9 +39,12 @@ def plan_split(problem: Problem, strategy: str) -> Plan:
 
 
 def is_held(problem: Problem) -> bool:
-    """Whether the servers, filled in turn, hold all layers."""
+    """Whether the servers, filled in turn with whole layers or by neurons, hold all of them."""
+    num_layers = len(problem.model.layers)
+    if fill_budgets(num_layers, find_budgets(problem), len(problem.servers))[-1] == num_layers:
+        return True
     filled = fill_groups(GroupCosts(problem, problem.workload.streams))
-    return filled.bounds[-1] == len(problem.model.layers)
+    return filled.bounds[-1] == num_layers
 
 
 def fill_groups(costs: GroupCosts) -> Arrangement:
