@@ -20,18 +20,33 @@ def place_parameters(model: Model, stages: Sequence[Stage]) -> tuple[Placement, 
 
     ``stages`` tile the layers (`verify.py` proves it).
     """
-    stage_of = {i: stage for stage in stages for i in range(stage.start, stage.stop)}
-    rows = [(p, stage_of[i]) for i, layer in enumerate(model.layers) for p in layer.parameters]
-    users: dict[str, list[Stage]] = {p.name: [stage] for p, stage in rows if p.alias_of is None}
-    for parameter, stage in rows:
-        if parameter.alias_of is not None and stage not in users[parameter.alias_of]:
-            users[parameter.alias_of].append(stage)
-    return tuple(
-        _place(p, stage_of[i], users.get(p.name, []), split)
-        for i, layer in enumerate(model.layers)
-        for split in (split_kinds(stage_of[i], i),)
-        for p in layer.parameters
-    )
+    users = _find_users(model, stages)
+    placements = []
+    for stage in stages:
+        parts = _parts(stage)
+        for i in range(stage.start, stage.stop):
+            split = split_kinds(stage, i)
+            for parameter in model.layers[i].parameters:
+                others = users.get(parameter.name, [])
+                if parameter.alias_of is None and len(parts) == 1 and not others:
+                    # So it is with nearly all parameters of large models.
+                    placed = Placement(parameter=parameter.name, rule="owned", parts=parts)
+                else:
+                    placed = _place(parameter, parts, [s for s in others if s is not stage], split)
+                placements.append(placed)
+    return tuple(placements)
+
+
+def _find_users(model: Model, stages: Sequence[Stage]) -> dict[str, list[Stage]]:
+    """The stages of the aliases of each parameter that has some."""
+    users: dict[str, list[Stage]] = {}
+    for stage in stages:
+        for layer in model.layers[stage.start : stage.stop]:
+            for parameter in layer.parameters:
+                if parameter.alias_of is not None:
+                    found = users.setdefault(parameter.alias_of, [])
+                    found += [stage] if stage not in found else []
+    return users
 
 
 def split_kinds(stage: Stage, layer: int) -> frozenset[str]:
@@ -42,15 +57,14 @@ def split_kinds(stage: Stage, layer: int) -> frozenset[str]:
 
 
 def _place(
-    parameter: Parameter, stage: Stage, users: Sequence[Stage], split: frozenset[str]
+    parameter: Parameter, own: tuple[str, ...], others: Sequence[Stage], split: frozenset[str]
 ) -> Placement:
+    """The placement of a parameter of a stage of the parts ``own``, used in ``others`` too."""
     if parameter.alias_of is not None:
-        return Placement(
-            parameter=parameter.name, rule="alias", parts=_parts(stage), of=parameter.alias_of
-        )
-    parts = tuple(part for user in users for part in _parts(user))
+        return Placement(parameter=parameter.name, rule="alias", parts=own, of=parameter.alias_of)
+    parts = own + tuple(part for other in others for part in _parts(other))
     is_split = any(axis.kind in split for axis in parameter.neurons)
-    if len(parts) == 1 or (is_split and len(users) == 1):
+    if len(parts) == 1 or (is_split and not others):
         return Placement(parameter=parameter.name, rule="owned", parts=parts)
     return Placement(
         parameter=parameter.name,

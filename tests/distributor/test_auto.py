@@ -1,0 +1,134 @@
+"""Auto: the best predicted for the goal, and one line on why it won."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from partwise.distributor.contest import GOALS
+from partwise.distributor.cost import predict
+from partwise.distributor.plan import Plan
+from partwise.distributor.problem import Problem
+from partwise.distributor.strategies import STRATEGIES
+from partwise.distributor.verify import verify_plan
+from partwise.distributor.workload import Workload
+from partwise.errors import Infeasible, PlanError
+from partwise.model import Model
+from support.clusters import random_cluster
+from support.large import llama_405b, mix_servers
+from support.planning import GIB, make_cluster, pose
+
+OTHERS = ("greedy", "balanced", "count", "compute", "latency", "throughput")
+
+
+def list_others(problem: Problem) -> list[Plan]:
+    plans = []
+    for name in OTHERS:
+        try:
+            plans.append(STRATEGIES[name].plan(problem))
+        except Infeasible:
+            continue
+    return plans
+
+
+def measure(goal: str, plan: Plan, problem: Problem) -> float:
+    prediction = predict(plan, problem.model, problem.cluster, problem.workload)
+    return GOALS[goal].measure(prediction)[0]
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_no_strategy_is_predicted_better_for_the_goal(
+    goal: str, make_synthetic: Callable[[random.Random], Any]
+) -> None:
+    rng = random.Random(5)
+    num_planned = 0
+    for _ in range(50):
+        cluster = random_cluster(rng)
+        problem = Problem(
+            model=make_synthetic(rng).model,
+            cluster=cluster,
+            workload=Workload(context_tokens=16, prefill_tokens=4, streams=rng.randint(1, 4)),
+            servers=tuple(server.name for server in cluster.servers),
+            options={"goal": goal},
+        )
+        others = list_others(problem)
+        if not others:
+            with pytest.raises(Infeasible, match="needed is"):
+                STRATEGIES["auto"].plan(problem)
+            continue
+        found = STRATEGIES["auto"].plan(problem)
+        best = min(measure(goal, plan, problem) for plan in others)
+        assert measure(goal, found, problem) <= best
+        assert found.strategy in OTHERS
+        assert found.notes[0].startswith(f"{found.strategy} wins for {goal} with ")
+        num_planned += 1
+    assert num_planned > 15
+
+
+def holds(problem: Problem, servers: tuple[str, ...]) -> bool:
+    """Whether some plan is found on just these servers."""
+    try:
+        STRATEGIES["latency"].plan(replace(problem, servers=servers))
+    except Infeasible:
+        return False
+    return True
+
+
+def test_fewest_servers_are_no_more_than_any_choice_needs(
+    make_synthetic: Callable[[random.Random], Any],
+) -> None:
+    rng = random.Random(9)
+    sizes = []
+    for _ in range(40):
+        memories = [rng.choice([12_000, 30_000, 60_000]) for _ in range(4)]
+        problem = pose(make_synthetic(rng).model, make_cluster([1.0, 2.0, 1.0, 2.0], memories))
+        problem = replace(problem, options={"goal": "fewest-servers"})
+        least = next(
+            (
+                size
+                for size in range(1, 5)
+                if any(holds(problem, chosen) for chosen in combinations(problem.servers, size))
+            ),
+            None,
+        )
+        if least is not None:
+            assert len(STRATEGIES["auto"].plan(problem).parts) == least
+            sizes.append(least)
+    assert {1, 2, 3} <= set(sizes)
+
+
+def test_the_winner_is_compared_with_the_runner_up_and_one_machine(model: Model) -> None:
+    problem = pose(model, make_cluster([1e-3, 2e-3], [GIB] * 2))
+    note = STRATEGIES["auto"].plan(problem).notes[0]
+    assert "the runner-up " in note
+    assert "one machine has " in note
+    assert note.count(" ms a token") == 3
+    small = pose(model, make_cluster([1e-3, 2e-3], [20_000] * 2))
+    assert "no one machine holds the model" in STRATEGIES["auto"].plan(small).notes[0]
+
+
+def test_a_goal_that_is_none_is_named(model: Model) -> None:
+    problem = pose(model, make_cluster([1.0], [GIB]), goal="cheapest")
+    with pytest.raises(PlanError, match="goal 'cheapest' is not known: give one of latency, thr"):
+        STRATEGIES["auto"].plan(problem)
+
+
+def test_a_405b_model_on_64_mixed_servers_takes_seconds() -> None:
+    model, cluster = llama_405b(), mix_servers(64)
+    assert model.num_parameters == pytest.approx(405.8e9, rel=1e-3)
+    problem = Problem(
+        model=model,
+        cluster=cluster,
+        workload=Workload(precision="bf16"),
+        servers=tuple(server.name for server in cluster.servers),
+    )
+    started = time.process_time()
+    plan = STRATEGIES["auto"].plan(problem)
+    assert time.process_time() - started < 5
+    verify_plan(plan, model, problem.servers)
