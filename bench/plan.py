@@ -94,8 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     rows: Rows = []
-    for group in (lambda: judge_plans(args.medium), time_plans, cut_chains):
-        more_figures, more_rows = group()
+    for more_figures, more_rows in (judge_plans(args.medium), time_plans(), cut_chains()):
         figures |= more_figures
         rows += more_rows
     print(format_table(("what", "figure", "bound"), rows))

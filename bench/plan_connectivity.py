@@ -80,5 +80,5 @@ def expect_planted(width: int) -> float:
     density = SHARE_ACROSS / (1 - SHARE_ACROSS) / others
     planted = others * (1 - (1 - density) ** width)
     num_readers = width / (1 - SHARE_ACROSS)
-    by_count = others * (1 - (1 - 1 / NUM_BLOCKS) ** num_readers)
+    by_count: float = others * (1 - (1 - 1 / NUM_BLOCKS) ** num_readers)
     return by_count / planted

@@ -91,7 +91,8 @@ def count_fewest(sizes: list[int], budget: int) -> int:
 def measure_gaps(num_instances: int = NUM_ORDERS) -> list[float]:
     """How much slower the searched order is than the best of all, in percent, where servers are
     so many and unequal that `balanced` would search: 20 to 40 layers over 9 to 10 of them."""
-    rng, gaps = random.Random(3), []
+    rng = random.Random(3)
+    gaps: list[float] = []
     while len(gaps) < num_instances:
         num_servers = rng.randint(9, 10)
         instance = make_unequal(rng, rng.randint(20, 40), num_servers)
