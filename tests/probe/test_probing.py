@@ -38,7 +38,7 @@ def fail(pipe, machine: Machine) -> None:
 
 def hang(pipe, machine: Machine) -> None:
     pipe.send(Progressed(done=1, total=2))
-    time.sleep(60)
+    time.sleep(60)  # nobody waits for it: the deadline of the step ends this process
 
 
 def die(pipe, machine: Machine) -> None:

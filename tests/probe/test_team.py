@@ -31,6 +31,7 @@ class Sleeper:
     def run(self, tokens: int = 1) -> None:
         if tokens == 13:
             os.kill(os.getpid(), signal.SIGKILL)
+        # Nobody waits 60 s: the deadline of the point ends this process.
         time.sleep(60 if tokens == 17 else PASS_S)
 
 
