@@ -14,7 +14,6 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
 from partwise.distributor.searched import find_contenders, note_split
-from partwise.distributor.splitting import plan_split
 
 NAME = "auto"
 HELP = "whichever of the strategies is predicted best for --goal, and why it won"
@@ -32,14 +31,15 @@ def plan(problem: Problem) -> Plan:
         Infeasible: nothing fits, with what is missing.
     """
     read_goal(problem)
-    return plan_reduced(problem, _plan)
+    return plan_reduced(problem, find)
 
 
-def _plan(problem: Problem) -> Plan:
+def find(problem: Problem) -> Plan | None:
+    """The plan for layers as they are; None where nothing fits."""
     goal = read_goal(problem)
     contenders = _find_contenders(problem, goal)
     if not contenders:
-        return plan_split(problem, NAME)
+        return None
     best = min(contenders, key=goal.rank)
     won = _explain(problem, goal, best, contenders)
     notes = (won, *best.plan.notes, *note_split(problem, best.plan))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from partwise.distributor.balanced_groups import plan_groups
+from partwise.distributor.balanced_groups import find_groups
 from partwise.distributor.build import build_plan, identify, join, whole_stages
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.min_max import RunCosts, split_min_max
@@ -46,10 +46,11 @@ def plan(problem: Problem) -> Plan:
     Raises:
         Infeasible: the servers cannot hold the layers, with what is missing.
     """
-    return plan_reduced(problem, _balance)
+    return plan_reduced(problem, find)
 
 
-def _balance(problem: Problem) -> Plan:
+def find(problem: Problem) -> Plan | None:
+    """The plan for layers as they are; None where some are left over."""
     num_layers, num_servers = len(problem.model.layers), len(problem.servers)
     costs = SegmentCosts(
         problem.model,
@@ -73,7 +74,7 @@ def _balance(problem: Problem) -> Plan:
         if not is_exact(kinds):
             notes = [f"the order of {num_servers} unequal servers is searched, not proved best"]
     if filling is None:
-        return plan_groups(problem, NAME)
+        return find_groups(problem, NAME)
     used = [
         (problem.servers[i], start, stop)
         for i, (start, stop) in zip(filling.order, pairwise(filling.bounds), strict=True)

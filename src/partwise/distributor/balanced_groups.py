@@ -17,26 +17,24 @@ from partwise.distributor.layer_classes import make_runs
 from partwise.distributor.pipeline import Pipeline
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.splitting import describe_split, plan_split
+from partwise.distributor.splitting import describe_split, find_split
 
 MANY = 1_000_000
 """Microbatches of a pipeline in which the slowest stage alone counts."""
 
 
-def plan_groups(problem: Problem, strategy: str) -> Plan:
+def find_groups(problem: Problem, strategy: str) -> Plan | None:
     """The slowest group as fast as the cuts allow, in the best of the orders tried.
 
-    Where no such groups hold the model, servers are filled in turn.
-
-    Raises:
-        Infeasible: layers are left over, with what is missing.
+    Where no such groups hold the model, servers are filled in turn; None where layers are left
+    over even so.
     """
     costs = GroupCosts(problem, problem.workload.streams)
     arranger = Arranger(costs, lambda _, __: Pipeline(num_microbatches=MANY))
     tried = [arranger.arrange(chain) for chain in _list_chains(costs)]
     found = [arrangement for arrangement in tried if arrangement is not None]
     if not found:
-        return plan_split(problem, strategy)
+        return find_split(problem, strategy)
     best = arranger.balance(min(found, key=lambda arrangement: arrangement.cycle_s))
     notes = [describe_split(costs), f"{len(found)} orders of groups are tried, none proved best"]
     return build_arrangement(costs, strategy, best, notes)

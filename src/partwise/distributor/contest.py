@@ -6,7 +6,7 @@ It makes no plan itself; which figure decides is the goal's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 from partwise.distributor.cache_fit import find_cache_limits
@@ -15,7 +15,7 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible, PlanError
 
-Maker = Callable[[Problem], Plan]
+Maker = Callable[[Problem], Plan | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +92,14 @@ def read_goal(problem: Problem) -> Goal:
 
 
 def try_makers(problem: Problem, makers: Iterable[Maker]) -> list[Plan]:
-    """The plans of those makers that find one, of layers as they are."""
-    as_they_are = replace(problem, allow=frozenset())
+    """The plans of those makers that find one."""
     plans = []
     for make in makers:
         try:
-            plans.append(make(as_they_are))
+            plan = make(problem)
         except Infeasible:
             continue
+        plans += [plan] if plan else []
     return plans
 
 

@@ -23,7 +23,7 @@ def list_fewest(problem: Problem, strategy: str, fewer_than: int) -> list[Plan]:
     roomiest = sorted(problem.servers, key=lambda name: -min(costs.limits[name]))
     for num_servers in range(least or fewer_than, fewer_than):
         few = replace(problem, servers=tuple(roomiest[:num_servers]))
-        filled = try_makers(few, [greedy.plan])
+        filled = try_makers(few, [greedy.find])
         plans = [*filled, *search_plans(few, strategy, 1, filled)]
         if plans:
             return plans

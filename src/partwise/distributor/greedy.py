@@ -13,7 +13,7 @@ from partwise.distributor.build import build_plan, whole_stages
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
-from partwise.distributor.splitting import plan_split
+from partwise.distributor.splitting import find_split
 
 NAME = "greedy"
 HELP = "by layers: fill the memory (or with --cache-fit the cache) of each server in turn"
@@ -30,14 +30,15 @@ def plan(problem: Problem) -> Plan:
     Raises:
         Infeasible: layers are left over, with what is missing.
     """
-    return plan_reduced(problem, _fill)
+    return plan_reduced(problem, find)
 
 
-def _fill(problem: Problem) -> Plan:
+def find(problem: Problem) -> Plan | None:
+    """The plan for layers as they are; None where some are left over."""
     num_layers = len(problem.model.layers)
     bounds = fill_budgets(num_layers, find_budgets(problem), len(problem.servers))
     if bounds[-1] < num_layers:
-        return plan_split(problem, NAME)
+        return find_split(problem, NAME)
     runs = [
         (server, start, stop)
         for server, (start, stop) in zip(problem.servers, pairwise(bounds), strict=True)

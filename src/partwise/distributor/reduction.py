@@ -16,17 +16,19 @@ from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.shortfall import say_bytes
-from partwise.distributor.splitting import is_held
+from partwise.distributor.shortfall import describe_shortfall, say_bytes
+from partwise.distributor.splitting import count_held, is_held
 from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.errors import Infeasible
 
+Find = Callable[[Problem], Plan | None]
+"""A strategy for layers as they are; None where no plan of it fits."""
 SPARSITIES = tuple(i / 10 for i in range(1, 10))
 """Shares of MLP units that are tried, the least first."""
 
 
-def plan_reduced(problem: Problem, make: Callable[[Problem], Plan]) -> Plan:
-    """What ``make`` plans for the layers as they are, else for the least reduced that fit.
+def plan_reduced(problem: Problem, find: Find) -> Plan:
+    """What ``find`` plans for the layers as they are, else for the least reduced that fit.
 
     Reductions that ``problem.allow`` names (``int8``, ``int4``, ``sparse``) are tried from the
     least on, and the plan's notes say what was reduced and why.
@@ -34,21 +36,17 @@ def plan_reduced(problem: Problem, make: Callable[[Problem], Plan]) -> Plan:
     Raises:
         Infeasible: nothing fits; what is missing for the layers as they are.
     """
-    try:
-        return make(problem)
-    except Infeasible:
-        for workload in list_reductions(problem):
-            reduced = replace(problem, workload=workload, allow=frozenset())
-            # Most reductions do not suffice: this is told sooner than a plan is made.
-            if not is_held(reduced):
-                continue
-            try:
-                plan = make(reduced)
-            except Infeasible:
-                continue
+    plan = find(problem)
+    if plan is not None:
+        return plan
+    for workload in list_reductions(problem):
+        reduced = replace(problem, workload=workload, allow=frozenset())
+        # Most reductions do not suffice: this is told sooner than a plan is made.
+        plan = find(reduced) if is_held(reduced) else None
+        if plan is not None:
             note = _describe(problem, workload)
             return msgspec.structs.replace(plan, notes=(note, *plan.notes))
-        raise
+    raise Infeasible(describe_shortfall(problem, count_held(problem), is_held))
 
 
 def list_reductions(problem: Problem) -> Iterator[Workload]:

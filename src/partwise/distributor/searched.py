@@ -12,9 +12,9 @@ from partwise.distributor.contest import Contender, Goal, contend, try_makers
 from partwise.distributor.group_costs import GroupCosts
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.splitting import describe_split, is_too_large, plan_split
+from partwise.distributor.splitting import describe_split, is_too_large
 
-SIMPLE = (balanced.plan, by_count.plan, by_compute.plan, greedy.plan)
+SIMPLE = (balanced.find, by_count.plan, by_compute.plan, greedy.find)
 """What a search is never worse than. A plan on one server alone is among what it tries."""
 
 
@@ -25,15 +25,11 @@ def find_contenders(problem: Problem, strategy: str, streams: int) -> list[Conte
     return contend(problem, [*simple, *search_plans(problem, strategy, streams, simple)])
 
 
-def plan_searched(problem: Problem, strategy: str, streams: int, goal: Goal) -> Plan:
-    """The best of all found for ``goal``, in the name of ``strategy``.
-
-    Raises:
-        Infeasible: nothing fits, with what is missing.
-    """
+def find_searched(problem: Problem, strategy: str, streams: int, goal: Goal) -> Plan | None:
+    """The best of all found for ``goal``, in the name of ``strategy``; None where nothing fits."""
     contenders = find_contenders(problem, strategy, streams)
     if not contenders:
-        return plan_split(problem, strategy)
+        return None
     best = min(contenders, key=goal.rank).plan
     notes = [*best.notes, *note_split(problem, best)]
     if best.strategy != strategy:

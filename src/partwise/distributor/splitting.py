@@ -21,21 +21,22 @@ from partwise.distributor.load import measure_layer
 from partwise.distributor.member_shares import Shares
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.shortfall import describe_shortfall, say_bytes
-from partwise.errors import Infeasible
+from partwise.distributor.shortfall import say_bytes
 
 
-def plan_split(problem: Problem, strategy: str) -> Plan:
+def find_split(problem: Problem, strategy: str) -> Plan | None:
     """The servers filled in turn, as a plan; its notes say which layer is too large for what.
-
-    Raises:
-        Infeasible: layers are left over, with what is missing.
-    """
+    None where layers are left over."""
     costs = GroupCosts(problem, problem.workload.streams)
     filled = fill_groups(costs)
     if filled.bounds[-1] < len(problem.model.layers):
-        raise Infeasible(describe_shortfall(problem, filled.bounds[-1], is_held))
+        return None
     return build_arrangement(costs, strategy, filled, [describe_split(costs)])
+
+
+def count_held(problem: Problem) -> int:
+    """The layers that the servers hold, filled in turn by neurons where need be."""
+    return fill_groups(GroupCosts(problem, problem.workload.streams)).bounds[-1]
 
 
 def is_held(problem: Problem) -> bool:
@@ -43,8 +44,7 @@ def is_held(problem: Problem) -> bool:
     num_layers = len(problem.model.layers)
     if fill_budgets(num_layers, find_budgets(problem), len(problem.servers))[-1] == num_layers:
         return True
-    filled = fill_groups(GroupCosts(problem, problem.workload.streams))
-    return filled.bounds[-1] == num_layers
+    return count_held(problem) == num_layers
 
 
 def fill_groups(costs: GroupCosts) -> Arrangement:

@@ -6,7 +6,7 @@ from partwise.distributor.contest import GOALS
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
-from partwise.distributor.searched import plan_searched
+from partwise.distributor.searched import find_searched
 
 NAME = "throughput"
 HELP = "stages by layers and by neurons: the most tokens per second over all streams"
@@ -21,8 +21,9 @@ def plan(problem: Problem) -> Plan:
     Raises:
         Infeasible: nothing fits, with what is missing.
     """
-    return plan_reduced(problem, _plan)
+    return plan_reduced(problem, find)
 
 
-def _plan(problem: Problem) -> Plan:
-    return plan_searched(problem, NAME, problem.workload.streams, GOALS["throughput"])
+def find(problem: Problem) -> Plan | None:
+    """The plan for layers as they are; None where nothing fits."""
+    return find_searched(problem, NAME, problem.workload.streams, GOALS["throughput"])
