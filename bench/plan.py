@@ -1,8 +1,10 @@
-"""Planning: how good plans are, how long they take, what connectivity saves.
+"""Planning: how good plans are, how long they take, what connectivity saves, and whether they
+run as predicted.
 
-A module for each group of figures: `plan_exact.py`, `plan_speed.py`, `plan_connectivity.py`.
+A module for each group of figures: `plan_exact.py`, `plan_speed.py`, `plan_connectivity.py`,
+`plan_prediction.py`. The last one takes most of the time.
 
-    python bench/plan.py [--medium N]
+    python bench/plan.py [--medium N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import plan_connectivity
 import plan_exact
+import plan_prediction
 import plan_speed
 from partwise.cli.format import format_table
 
@@ -88,17 +91,41 @@ def cut_chains() -> tuple[dict[str, Any], Rows]:
     return {"connectivity_saving": savings[0].least_found}, rows
 
 
+def check_predictions(rounds: int) -> tuple[dict[str, Any], Rows, dict[str, Any]]:
+    """Figures, rows and the details behind them."""
+    figures, details = plan_prediction.measure_prediction(rounds=rounds)
+    rows = [
+        (
+            f"predicted tokens/s, {name}",
+            f"{figures[f'prediction_error_{key}']:.1%} off",
+            f"<= {bound:.0%}",
+        )
+        for name, key, bound in (
+            ("median", "median", plan_prediction.MEDIAN_BOUND),
+            ("9 of 10", "p90", plan_prediction.P90_BOUND),
+        )
+    ]
+    wrong = figures.pop("wrong_verdicts")
+    rows.append(('wrong "beats one machine"', "; ".join(wrong) or "none", "listed"))
+    return figures, rows, details
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--medium", type=int, default=plan_exact.NUM_MEDIUM)
+    parser.add_argument("--rounds", type=int, default=plan_prediction.ROUNDS)
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     rows: Rows = []
     for more_figures, more_rows in (judge_plans(args.medium), time_plans(), cut_chains()):
         figures |= more_figures
         rows += more_rows
+    more_figures, more_rows, details = check_predictions(args.rounds)
+    figures |= more_figures
+    rows += more_rows
     print(format_table(("what", "figure", "bound"), rows))
-    report("plan", figures, {"rows": rows}, is_default=has_defaults(parser, args))
+    details = {"rows": rows, "prediction": details}
+    report("plan", figures, details, is_default=has_defaults(parser, args))
 
 
 if __name__ == "__main__":

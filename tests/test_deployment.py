@@ -105,6 +105,21 @@ def test_servers_that_listen_decide_unless_bits_must_not_depend_on_them(
         assert recording.threads == [used, used]
 
 
+def test_local_servers_get_no_more_threads_than_processors_and_that_is_said(
+    local: Recording, tiny_llama: Path
+) -> None:
+    notices: list[str] = []
+    threads = NUM_PROCESSORS // 2 + 1
+    options = partwise.DeployOptions(threads=threads, on_notice=notices.append)
+    with partwise.deploy(tiny_llama, parts=2, options=options):
+        assert local.threads == [NUM_PROCESSORS // 2] * 2
+    (notice,) = notices
+    assert f"2 servers of this machine compute with {NUM_PROCESSORS // 2} instead of" in notice
+    with partwise.deploy(tiny_llama, parts=1, options=options):
+        assert local.threads[2:] == [threads]
+    assert len(notices) == 1
+
+
 def test_an_answer_says_how_many_tokens_the_context_leaves(
     local: Recording, tiny_llama: Path
 ) -> None:

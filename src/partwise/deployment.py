@@ -7,6 +7,7 @@ with partwise.deploy("models/SmolLM2-135M-Instruct", parts=3) as net:
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from partwise.distributor import Plan, measure_holding
+from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
 from partwise.engine.coordinator import MAX_STEP_S, STEP_S, Coordinator
@@ -33,6 +35,9 @@ from partwise.remote.transport import Address
 DEFAULT_MAX_TOKENS = 256
 
 
+_LOG = logging.getLogger("partwise")
+
+
 def _ignore_progress(done_bytes: int, total_bytes: int) -> None:
     """Nobody watches."""
 
@@ -42,8 +47,10 @@ class DeployOptions:
     """How a deployment runs.
 
     ``threads`` a server (0: the processors of this machine, shared evenly among its servers;
-    on other hosts each server decides). ``is_pinned`` gives each local server processors of
-    its own. ``is_deterministic`` gives the same bits for every number of parts; the bits depend
+    on other hosts each server decides). Local servers get no more than this machine has
+    processors for, which ``on_notice(text)`` then says (by default to the log "partwise");
+    deterministic ones get what is asked for. ``is_pinned`` gives each local server processors
+    of its own. ``is_deterministic`` gives the same bits for every number of parts; the bits depend
     on the threads, so that 0 then means 1 everywhere. ``max_in_flight`` microbatches (0: one a
     part). ``token_file`` holds the cluster token of servers on other hosts.
     ``on_load(done_bytes, total_bytes)`` follows loading.
@@ -60,6 +67,7 @@ class DeployOptions:
     step_timeout_s: float = STEP_S
     token_file: Path | None = None
     on_load: Callable[[int, int], None] = field(default=_ignore_progress)
+    on_notice: Callable[[str], None] = field(default=_LOG.warning)
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 0), ("max_in_flight", 0), ("chunk_tokens", 1)):
@@ -299,7 +307,7 @@ def _start_listening(prepared: Prepared, options: DeployOptions) -> Net:
 def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
     token = new_token()
     plan = prepared.plan
-    threads = options.choose_threads(max(1, _num_processors() // len(plan.parts)))
+    threads = _choose_local_threads(len(plan.parts), options)
     cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
     if options.is_pinned:
         cpus = share_cpus(len(plan.parts), threads)
@@ -313,6 +321,21 @@ def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
         raise
     net._local = local
     return net
+
+
+def _choose_local_threads(num_servers: int, options: DeployOptions) -> int:
+    """Threads for each server of this machine. With more of them than processors every product
+    waits for whoever has none: up to half as fast as with fewer (decision 0010)."""
+    cores = _num_processors()
+    threads = options.choose_threads(max(1, cores // num_servers))
+    fitting = fit_threads(threads, threads * num_servers, cores)
+    if fitting == threads or options.is_deterministic:
+        return threads
+    options.on_notice(
+        f"{num_servers} servers of this machine compute with {fitting} instead of {threads}"
+        f" threads each: more than its {cores} processors in all would be slower"
+    )
+    return fitting
 
 
 def _num_processors() -> int:

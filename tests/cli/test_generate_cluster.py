@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from partwise import deployment
-from partwise.cli.expectation import Expectation
+from partwise.cli.expectation import Expectation, choose_threads
 from partwise.cli.main import main
 from partwise.cli.report import render_expected
 from partwise.cluster import Cluster
@@ -78,6 +78,14 @@ def test_the_expectation_is_the_cost_models_for_what_was_decoded(
     assert document["expected_decode_tokens_per_s"] == prediction.tokens_per_s
     expected = [part["expected_compute_ms_per_token"] for part in document["parts"]]
     assert expected == [1e3 * cost.compute_s for cost in prediction.parts]
+
+
+def test_servers_get_no_more_threads_than_their_host_has_for_them(smollm2: Path) -> None:
+    cluster = name_servers("10.0.0.5:7070", "10.0.0.5:7071", threads=(8, 8))
+    plan = balance_layers(open_model(smollm2), [server.name for server in cluster.servers])
+    for cores, threads in ((1, 1), (2, 1), (4, 2), (64, 8)):
+        hosts = tuple(replace(host, cores=cores) for host in cluster.hosts)
+        assert choose_threads(plan, replace(cluster, hosts=hosts)) == threads
 
 
 def test_an_expectation_is_for_the_threads_that_run(smollm2: Path) -> None:

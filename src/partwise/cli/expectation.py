@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,19 +45,25 @@ def find_addresses(plan: Plan) -> list[str]:
 
 
 def choose_threads(plan: Plan, cluster: Cluster) -> int:
-    """The threads that the cluster gives each server of ``plan``.
+    """The threads that the cluster gives each server of ``plan``: no more than the cores of any
+    of their hosts have for them.
 
     Raises:
         ClusterError: the plan names a server that the cluster does not have.
         UsageError: it gives them different numbers.
     """
-    given = sorted({cluster.server(part.server).threads for part in plan.parts})
+    from partwise.distributor.speed import fit_threads
+
+    servers = [cluster.server(part.server) for part in plan.parts]
+    given = sorted({server.threads for server in servers})
     if len(given) > 1:
         raise UsageError(
             f"the servers of the cluster have {', '.join(map(str, given))} threads, a run gives"
             " all the same: give --threads"
         )
-    return given[0]
+    used = Counter(server.host for server in servers)
+    cores = {server.host: cluster.host_of(server.name).cores for server in servers}
+    return min(fit_threads(given[0], given[0] * count, cores[host]) for host, count in used.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

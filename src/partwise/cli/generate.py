@@ -178,6 +178,7 @@ def deploy(prepared: Prepared, args: argparse.Namespace, expectation: Expectatio
             step_timeout_s=args.step_timeout or STEP_S,
             token_file=args.token_file,
             on_load=lambda done, total: progress.report("loading bytes", done, total),
+            on_notice=lambda text: print(f"note: {text}", file=sys.stderr),
         )
         return start(prepared, options)
 

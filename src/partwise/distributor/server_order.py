@@ -100,9 +100,8 @@ def climb(costs: RunCosts, kinds: Sequence[int]) -> Filling | None:
     tries = iter(range(MAX_TRIED_RUNS // costs.num_servers + 1))
     while order is not None:
         limit_s = math.nextafter(best.slowest_s, 0.0)
-        num_covered = fill_in_order(costs, order, limit_s).num_covered
-        order = _exchange(costs, order, kinds, (limit_s, num_covered), tries)
-        if order and fill_in_order(costs, order, limit_s).num_covered == costs.num_layers:
+        order = _exchange(costs, order, kinds, limit_s, tries)
+        if order and _covers_all(costs, order, limit_s):
             best = _fill_best(costs, order) or best
     return best
 
@@ -111,20 +110,36 @@ def _exchange(
     costs: RunCosts,
     order: tuple[int, ...],
     kinds: Sequence[int],
-    reached: tuple[float, int],
+    limit_s: float,
     tries: Iterator[int],
 ) -> tuple[int, ...] | None:
-    """The first exchange under ``reached`` (limit, layers) that covers more; None: none does."""
-    limit_s, num_covered = reached
-    for exchanged, _ in zip(_exchanges(order, kinds), tries, strict=False):
-        if fill_in_order(costs, exchanged, limit_s).num_covered > num_covered:
+    """The first exchange that covers more under ``limit_s``; None: none does."""
+    bounds = list(_cover(costs, order, limit_s))
+    for (i, j), _ in zip(_pairs(order, kinds), tries, strict=False):
+        exchanged = (*order[:i], order[j], *order[i + 1 : j], order[i], *order[j + 1 :])
+        # What comes before both of them stays as it is.
+        *_, num_covered = _cover(costs, exchanged[i:], limit_s, bounds[i])
+        if num_covered > bounds[-1]:
             return exchanged
     return None
 
 
+def _cover(costs: RunCosts, order: Sequence[int], limit_s: float, start: int = 0) -> Iterator[int]:
+    """The bounds of the runs from ``start`` on, each as long as ``limit_s`` allows."""
+    yield start
+    for server in order:
+        if start < costs.num_layers:
+            start = costs.max_stop(server, start, limit_s)
+        yield start
+
+
+def _covers_all(costs: RunCosts, order: Sequence[int], limit_s: float) -> bool:
+    *_, num_covered = _cover(costs, order, limit_s)
+    return num_covered == costs.num_layers
+
+
 def _is_better(costs: RunCosts, order: Sequence[int], best: Filling) -> bool:
-    limit_s = math.nextafter(best.slowest_s, 0.0)
-    return fill_in_order(costs, order, limit_s).num_covered == costs.num_layers
+    return _covers_all(costs, order, math.nextafter(best.slowest_s, 0.0))
 
 
 def _fill_best(costs: RunCosts, order: Sequence[int]) -> Filling | None:
@@ -142,12 +157,10 @@ def _sorted_orders(costs: RunCosts) -> Iterator[list[int]]:
     yield sorted(given, key=lambda server: -costs.max_stop(server, 0, math.inf))
 
 
-def _exchanges(order: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The order with two servers of different kinds exchanged, near ones first."""
+def _pairs(order: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The places of two servers of different kinds, near ones first."""
     for distance in range(1, len(order)):
         for i in range(len(order) - distance):
             j = i + distance
             if kinds[order[i]] != kinds[order[j]]:
-                exchanged = list(order)
-                exchanged[i], exchanged[j] = order[j], order[i]
-                yield tuple(exchanged)
+                yield i, j

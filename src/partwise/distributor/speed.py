@@ -32,12 +32,12 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What the speed of a pass depends on: its rows, the tokens of them all, and the weights of
-    a matrix row, on average over the model."""
+    """What the speed of a pass depends on: its rows, the tokens of them all, and how the model's
+    weights lie in rows of matrices (see `Model.shares_by_row_width`)."""
 
     rows: int
     tokens: int
-    weights_per_matrix_row: float
+    shares_by_row_width: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def find_pass(model: Model, workload: Workload, tokens: int) -> Pass:
     return Pass(
         rows=workload.sequences if workload.is_training else tokens,
         tokens=tokens,
-        weights_per_matrix_row=model.weights_per_matrix_row,
+        shares_by_row_width=model.shares_by_row_width,
     )
 
 
@@ -86,7 +86,7 @@ def measure_speed(
     host: Host, server: Server, precision: str, sharing: Sharing, kind: Pass
 ) -> Speed:
     """What ``server`` gets of ``host`` in a pass of a ``kind``, when servers with ``sharing``
-    threads share it.
+    threads share it. Threads beyond the cores are not started (`fit_threads`).
 
     Raises:
         PlanError: the host gives no rates for ``precision``.
@@ -97,15 +97,17 @@ def measure_speed(
             f"host {host.name!r} gives no rates for {precision}, only for"
             f" {', '.join(host.rates)}: probe it, or plan for one of these"
         )
-    active = max(sharing.active_threads, server.threads)
-    used = max(sharing.used_threads, active)
-    turn = _Turn(threads=server.threads, active=active, cores=host.cores)
+    threads = fit_threads(server.threads, sharing.used_threads, host.cores)
+    left = threads / server.threads
+    active = max(round(sharing.active_threads * left), threads)
+    used = max(round(sharing.used_threads * left), active)
+    turn = _Turn(threads=threads, active=active, cores=host.cores)
     memory = turn.take(host.one_core_bytes_per_s, host.all_cores_bytes_per_s).non_increasing()
     if rates.streaming:
         memory = _stream(memory, _find_streamed(rates.streaming, turn, kind))
     return Speed(
         # The curve is over what the host reads in all: the others hold as much a thread.
-        bytes_per_s=Curve(x=tuple(x * server.threads / used for x in memory.x), y=memory.y),
+        bytes_per_s=Curve(x=tuple(x * threads / used for x in memory.x), y=memory.y),
         macs_per_s=turn.take(
             rates.one_core_macs_per_s, rates.all_cores_macs_per_s, rates.one_server_macs_per_s
         )
@@ -114,6 +116,13 @@ def measure_speed(
         call_overhead_s=host.call_overhead_s,
         layer_overhead_s=host.layer_overhead_s + kind.rows * host.row_overhead_s,
     )
+
+
+def fit_threads(threads: int, used_threads: int, cores: int) -> int:
+    """With how many of its ``threads`` a server computes, if those of all servers of its host
+    are ``used_threads``: all in proportion, so that together they are no more than the cores,
+    but each with at least one."""
+    return threads if used_threads <= cores else max(1, threads * cores // used_threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,14 +155,16 @@ def _combine(one_core: Curve, all_cores: Curve, threads: int, cores: int) -> Cur
 
 
 def _find_streamed(streamings: Sequence[Streaming], turn: _Turn, kind: Pass) -> float:
-    """Bytes per second of weights that no cache holds, between the widths that were measured."""
+    """Bytes per second of weights that no cache holds: each matrix at the pace of its width,
+    between the widths that were measured."""
     seconds = [
         1 / turn.take(s.one_core_bytes_per_s, s.all_cores_bytes_per_s, s.one_server_bytes_per_s)
         .at(kind.tokens)
         for s in streamings
     ]  # fmt: skip
     by_width = Curve(x=tuple(float(s.inputs) for s in streamings), y=tuple(seconds))
-    return 1 / by_width.at(kind.weights_per_matrix_row)
+    shares = kind.shares_by_row_width or ((streamings[-1].inputs, 1.0),)
+    return 1 / sum(share * by_width.at(width) for width, share in shares)
 
 
 def _stream(memory: Curve, streamed_bytes_per_s: float) -> Curve:

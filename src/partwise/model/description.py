@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
@@ -133,18 +134,17 @@ class Model:
         return tuple(p for layer in self.layers for p in layer.parameters)
 
     @cached_property
-    def weights_per_matrix_row(self) -> float:
-        """Consecutive weights in one row of a matrix, on average over all that are multiplied;
-        infinite where none is a matrix."""
-        matrices = [
-            p
-            for layer in self.layers
-            if layer.macs_per_token
-            for p in layer.parameters
-            if len(p.shape) == 2
-        ]
-        num_rows = sum(p.shape[0] for p in matrices)
-        return sum(p.num_elements for p in matrices) / num_rows if num_rows else math.inf
+    def shares_by_row_width(self) -> tuple[tuple[int, float], ...]:
+        """Of all matrices that are multiplied, by ascending number of weights in one of their
+        rows: that number, and the share of all weights that lies in such matrices."""
+        elements: Counter[int] = Counter()
+        for layer in self.layers:
+            if layer.macs_per_token:
+                for parameter in layer.parameters:
+                    if len(parameter.shape) == 2:
+                        elements[parameter.shape[1]] += parameter.num_elements
+        total = elements.total()
+        return tuple((width, count / total) for width, count in sorted(elements.items()))
 
     @property
     def num_blocks(self) -> int:

@@ -18,11 +18,11 @@ WORKING_SETS_BYTES = tuple(
 )
 LEAST_READ_BYTES = 32 * KIB
 """Of one process: what its first level of cache holds."""
-TOKENS = (1, 2, 3, 4, 8, 16, 128)
+TOKENS = (1, 2, 3, 4, 16, 128)
 """Of a pass: kernels change at a few, and all but the last are what decoding asks for."""
 CACHED_SHAPE = (1024, 512)
 """(outputs, inputs): 2 MiB in fp32, which the caches of one core hold on most machines."""
-STREAMED_SHAPES = ((1024, 512), (1536, 1536), (4096, 2048))
+STREAMED_SHAPES = ((1024, 512), (1536, 1536), (4096, 2048), (1024, 8192))
 """Linear layers of small and of larger models: kernels depend on their inputs."""
 LEAST_STREAMED_BYTES = 128 * MIB
 LEAST_STREAMED_EACH_BYTES = 64 * MIB
