@@ -3,9 +3,9 @@
 This machine is probed first, and that host is frozen. Then decode tokens per second of SmolLM2
 and of a random llama of the 1B class, in fp32, in 1 to 3 parts, with 1 and 2 threads a server,
 for 1 and 4 streams, are predicted for the plans that are deployed, and measured in several
-rounds, every configuration once a round. "Beats one machine" is the ratio to one part with a
-thread on each core; a prediction is wrong about it if it is on the other side of 1 than the
-measured ratio with both of its quartiles.
+rounds, every configuration once a round, again where others disturb it (`quiet.py`). "Beats one
+machine" is the ratio to one part with a thread on each core; a prediction is wrong about it if
+it is on the other side of 1 than the measured ratio with both of its quartiles.
 
     python bench/plan_prediction.py [--rounds N] [--host FILE] [--lock FILE]
 """
@@ -36,11 +36,14 @@ from partwise.distributor import Plan, balance_layers
 from partwise.distributor.cost import Prediction, predict
 from partwise.distributor.workload import Workload
 from partwise.model import open_model
+from quiet import measure_quietly
 from random_llama import ensure_random_llama
 
 PARTS, THREADS, STREAMS = (1, 2, 3), (1, 2), (1, 4)
 PROMPT_TOKENS, WARM_TOKENS = 12, 6
 ROUNDS = 3
+PROBES = 3
+"""At most, until one finds the machine quiet."""
 MEDIAN_BOUND, P90_BOUND = 0.15, 0.30
 
 
@@ -164,8 +167,17 @@ def _measure_deployment(
     with partwise.deploy(case.path, plan=make_plan(case, parts), options=options) as net:
         for each in configurations:
             decode(net, ids, each.streams, WARM_TOKENS)
-            speeds[each].append(decode(net, ids, each.streams, case.num_tokens))
-            print(f"{each}: {speeds[each][-1]:.2f} tokens/s", file=sys.stderr, flush=True)
+            quiet = measure_quietly(
+                lambda each=each: decode(net, ids, each.streams, case.num_tokens),
+                net.pids.values(),
+            )
+            speeds[each].append(quiet.value)
+            print(
+                f"{each}: {quiet.value:.2f} tokens/s (try {quiet.tries}, others used"
+                f" {quiet.others_cores:.2f} cores)",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextlib.contextmanager
@@ -180,14 +192,16 @@ def holding(lock: Path | None) -> Iterator[None]:
 
 
 def probe_host(lock: Path | None) -> Host:
-    """This machine as measured now."""
+    """This machine as measured now, again where it was busy."""
     from partwise.probe.figures import explain_load
     from partwise.probe.probing import probe_machine
 
-    with holding(lock):
-        probe = probe_machine(Path(), lambda step, done, total: None)
-    busy = explain_load(probe.figures, probe.others, probe.host.cores)
-    if busy is not None:
+    for _ in range(PROBES):
+        with holding(lock):
+            probe = probe_machine(Path(), lambda step, done, total: None)
+        busy = explain_load(probe.figures, probe.others, probe.host.cores)
+        if busy is None:
+            break
         print(f"warning: {busy}", file=sys.stderr)
     return probe.host
 

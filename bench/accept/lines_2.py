@@ -6,9 +6,10 @@ from accept.judges import Bound, Figures, Succeeds, TestsPass, run_tests
 from accept.line import Line
 
 TEST_LIMIT_S = 300.0
-CLUSTER_FILE = "tests/cli/test_plan_bad_input.py::test_a_cluster_file_that_describes_none_is_refused"
+PLAN = "tests/cli/test_plan_bad_input.py::test_"
 NEURONS = "tests/distributor/test_neuron_strategies.py::test_"
 PROBE = "tests/cli/test_probe.py::test_"
+FIGURES = "tests/probe/test_figures.py::test_"
 
 SHOWN = (
     Line(
@@ -70,6 +71,7 @@ BUILT = (
                 Bound("probe_s", "<", 30.0),
                 Bound("one_core_cache_step", ">=", 1.5),
                 Bound("all_cores_cache_step", ">=", 1.5),
+                Bound("own_cache_step", ">=", 1.5),
                 Bound("has_rows", "==", True),
                 Bound("has_overheads", "==", True),
                 Bound("has_disk", "==", True),
@@ -109,7 +111,12 @@ BUILT = (
 )
 
 REFUSED = (
-    ("2.20", "a missing unit, a negative number", 4, (CLUSTER_FILE,)),
+    (
+        "2.20",
+        "a missing unit, a negative number",
+        4,
+        (PLAN + "a_cluster_file_that_describes_none_is_refused",),
+    ),
     (
         "2.21",
         "a duplicate server, a server on an unknown host",
@@ -135,10 +142,7 @@ REFUSED = (
         "2.24",
         "a strategy that does not fit the model",
         10,
-        (
-            "tests/cli/test_plan_bad_input.py"
-            "::test_a_strategy_that_cannot_do_what_is_asked_says_why",
-        ),
+        (PLAN + "a_strategy_that_cannot_do_what_is_asked_says_why",),
     ),
     (
         "2.25",
@@ -146,8 +150,7 @@ REFUSED = (
         3,
         (
             PROBE + "a_busy_machine_is_told_so_and_what_to_do",
-            "tests/probe/test_figures.py::test_a_busy_machine_is_told_by_whom_it_shares_with_and"
-            "_by_how_figures_scatter",
+            FIGURES + "a_busy_machine_is_told_by_whom_it_shares_with_and_by_how_figures_scatter",
             "tests/scenarios/test_probe.py",
         ),
     ),
