@@ -1,7 +1,8 @@
 """Seconds that `partwise probe` takes, and whether the steps of the caches show in what it found.
 
 One core must read what its own and what the last level of cache hold faster than what they do not,
-and so must all cores: steps as ratios. The rates of each precision must be there at the rows that the issue names.
+and so must all cores: steps as ratios. The rates of each precision must be there at the rows that
+the issue names.
 """
 
 from __future__ import annotations

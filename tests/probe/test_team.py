@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,52 @@ def test_each_process_takes_its_share_at_the_same_time() -> None:
     for measured in (read, product):
         assert len(measured.passes_per_s) == team_module.NUM_WINDOWS
         assert 0.3 / PASS_S < max(measured.passes_per_s) <= 1 / PASS_S
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, shares: list[float]) -> list[int]:
+    """Others use so much of a core during each take; the number of takes so far."""
+    taken = [0]
+    take = team_module._Members._take
+
+    def count_others_s(ours: object) -> float:
+        return clock[0]
+
+    def disturbed_take(self: object, point: object) -> object:
+        start_s = time.monotonic()
+        measured = take(self, point)
+        clock[0] += shares[min(taken[0], len(shares) - 1)] * (time.monotonic() - start_s)
+        taken[0] += 1
+        return replace(measured, macs=taken[0])
+
+    clock = [0.0]
+    monkeypatch.setattr(team_module, "count_others_s", count_others_s)
+    monkeypatch.setattr(team_module._Members, "_take", disturbed_take)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("shares", "num_takes", "kept"),
+    [
+        ([0.0], 1, 1),
+        ([1.0, 1.0, 0.0], 3, 3),
+        ([1.0, 0.9, 0.7, 0.8, 0.0], team_module.MAX_TAKES, 3),
+    ],
+)
+def test_what_others_disturb_is_measured_again_and_the_least_disturbed_counts(
+    shares: list[float], num_takes: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = disturb(monkeypatch, shares)
+    team = Team(who=Who.ONE_CORE, num_processes=1, num_threads=1)
+    [measured] = measure_team(FakeKernels(), team, [multiply(5)])
+    assert (taken[0], measured.macs) == (num_takes, kept)
+
+
+def test_a_team_on_a_busy_machine_loses_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team_module, "MAX_RETAKES", 4)
+    taken = disturb(monkeypatch, [1.0])
+    team = Team(who=Who.ONE_CORE, num_processes=1, num_threads=1)
+    assert len(list(measure_team(FakeKernels(), team, [multiply(5)] * 4))) == 4
+    assert taken[0] == 4 + 4
 
 
 def test_a_process_that_dies_is_an_error_in_one_line() -> None:
