@@ -159,6 +159,20 @@ def test_a_lower_precision_takes_less(plan: Run) -> None:
     assert sizes[1] < sizes[0]
 
 
+def test_several_plans_for_training_count_microbatches(
+    plan: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--train", "--context", "64", "--streams", "1,8,32", "--strategy", "balanced")
+    text = plan("home", *options)
+    assert "over 8 microbatches a step" in text
+    assert "stream" not in text
+    words = ["plan", str(tmp_path), "--help"]
+    with pytest.raises(SystemExit):
+        main(words)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "decoded at a time, with --train microbatches a step" in shown
+
+
 # All strategies side by side
 
 
@@ -174,6 +188,12 @@ def test_the_comparison_has_a_row_for_each_and_one_machine(plan: Run) -> None:
     assert any(line.startswith("balanced for one stream: no: ") for line in lines)
     last = "not tried without their options: layers (--layers), type (--types), ids (--ids)"
     assert lines[-1] == last
+    options = ("--only", "laptop,desktop", "--percent", "70,30", "--json")
+    assert json.loads(plan("home", "--compare", *options))["not_tried"] == [
+        {"strategy": "layers", "obstacle": "needs --layers NAME=0:10,..."},
+        {"strategy": "type", "obstacle": "needs --types KIND=NAME,..."},
+        {"strategy": "ids", "obstacle": "needs --ids LAYERS/KIND/NAME=0:3,7"},
+    ]
 
 
 @pytest.mark.parametrize("goal", GOALS)
