@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,31 @@ def test_training_is_planned_in_microbatches(plan: Run) -> None:
     )
     assert again["parts"][0]["memory_bytes"] != saved["parts"][0]["memory_bytes"]
     assert again["expected"]["tokens_per_s"] < saved["expected"]["tokens_per_s"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        (r"(one_core_gmacs_per_s = \[).*", r"\g<1>1e-21, 1e-21, 1e-21, 1e-21]"),
+        (r"(all_cores_gmacs_per_s = \[).*", r"\g<1>1e-21, 1e-21, 1e-21, 1e-21]"),
+        (r"(bandwidth_gb_per_s = \[).*", r"\g<1>1e-21, 1e-21]"),
+        (r"(bandwidth_gb_per_s = )[0-9].*", r"\g<1>1e-21"),
+        (r"(round_trip_us = ).*", r"\g<1>1e12"),
+        (r"(watts = ).*", r"\g<1>1e18"),
+        (r"(call_overhead_us = ).*", r"\g<1>1e12"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["greedy", "count"])
+def test_the_slowest_of_all_machines_still_has_figures(
+    plan: Run, tmp_path: Path, pattern: str, value: str, strategy: str
+) -> None:
+    path = tmp_path / "lab.toml"
+    text, count = re.subn(pattern, value, write_cluster(preset("home")))
+    assert count
+    path.write_text(text)
+    options = ("--only", "laptop,desktop", "--strategy", strategy, "--context", "64")
+    json.loads(plan(str(path), *options, "--json"), parse_constant=pytest.fail)
+    assert "expected: " in plan(str(path), *options)
 
 
 def test_a_lower_precision_takes_less(plan: Run) -> None:

@@ -45,7 +45,8 @@ def refuse(text: str) -> str:
         ("round_trip_us = 80", "round_trip_us = 1e300", "expected a number below 1e20"),
         ("round_trip_us = 80", "round_trip_us = 1e15", "it must be at most 1e+06: is the unit"),
         ("one_core_gmacs_per_s = [6,", "one_core_gmacs_per_s = [1e-315,", "a curve holds 1e-306"),
-        ("[hosts.rates.int4]", "[hosts.rates.int3]", "unknown precision 'int3': give them for"),
+        ("[hosts.rates.int4]", "[hosts.rates.int3]", "rates has the unknown key 'int3': did you"),
+        ("[hosts.rates.int4]", r'[hosts.rates."\u001b[2J"]', r"unknown key '\x1b[2J': it may have"),
         ('name = "local"', r'name = "a\u0001b"', r"the host 'a\x01b' has a name that cannot be"),
         ('name = "local-0"', r'name = "a\nb"', r"the server 'a\nb' has a name that cannot be"),
         ('name = "local-0"', f'name = "{"a" * 5000}"', "a name of 5,000 characters, it may have"),
@@ -84,6 +85,12 @@ def test_what_is_within_the_limits_never_leaves_a_float() -> None:
     for x, y in (((1e-13,), (1.0,)), ((1.0,), (1e19,))):
         with pytest.raises(ClusterError, match="give numbers from 1e-12 to 1e"):
             Curve(x=x, y=y)
+
+
+def test_rates_at_an_unknown_precision_are_refused(cluster: Cluster) -> None:
+    host = cluster.hosts[0]
+    with pytest.raises(ClusterError, match="rates for the unknown precision 'int3': give them for"):
+        replace(host, rates={"int3": host.rates["fp32"]})
 
 
 def test_the_precisions_are_those_that_the_distributor_counts() -> None:

@@ -54,6 +54,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from partwise.cluster.checks import shorten
 from partwise.cluster.description import Cluster, Host, LinkSpeed, Server
 from partwise.cluster.toml_host import read_host_table, write_host_lines
 from partwise.cluster.toml_table import Table, name_table, quote, write_number
@@ -207,7 +208,8 @@ def _read_links(tables: list[Mapping[str, Any]]) -> dict[tuple[str, str], LinkSp
         between = values.get("between")
         if not (isinstance(between, list) and len(between) == 2):
             raise ClusterError(
-                f'a link has between = {between!r}, expected two names, as in ["lab", "attic"]'
+                f"a link has between = {shorten(repr(between))}, expected two names, as in"
+                ' ["lab", "attic"]'
             )
         pair = str(between[0]), str(between[1])
         if pair in links:

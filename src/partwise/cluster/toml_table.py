@@ -84,8 +84,8 @@ class Table:
             raise self._wrong(key, value, "a list of numbers, as in [1, 4, 16]")
         return tuple(self._scale(key, item) for item in value)
 
-    def table(self, key: str, keys: tuple[str, ...] | None, where: str = "") -> Table:
-        """The table under ``key``, which may hold ``keys`` (None: any).
+    def table(self, key: str, keys: tuple[str, ...], where: str = "") -> Table:
+        """The table under ``key``, which may hold ``keys``.
 
         Raises:
             ClusterError: there is none, or it holds another key.
@@ -94,7 +94,7 @@ class Table:
         if not isinstance(value, dict):
             raise self._wrong(key, value, "a table")
         where = where or (f"{self.where}: {key}" if self.where != "the file" else key)
-        return Table(where=where, values=value, keys=tuple(value) if keys is None else keys)
+        return Table(where=where, values=value, keys=keys)
 
     def tables(self, key: str) -> list[Mapping[str, Any]]:
         """The tables under ``key``, written as ``[[key]]``; none where it is absent.
