@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from partwise.cli.main import main
+from partwise.cluster import Streaming
 from partwise.cluster.presets import preset
 from partwise.cluster.toml_file import decode_cluster, write_cluster, write_host
 
@@ -70,3 +72,79 @@ def test_bad_input_is_one_line(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
+
+
+def test_what_local_n_is_made_of_is_said_where_nobody_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["cluster", "show", "local-2", "--json"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["hosts"][0]["name"] == "local"
+    note = "typical figures, not this machine's: `partwise probe --out host.toml`, then --host"
+    assert streams.err == f"note: local-2 has {note} host.toml\n"
+    path = tmp_path / "host.toml"
+    path.write_text(write_host(preset("local-2").hosts[0]))
+    for words in (["local-2", "--host", str(path)], ["home"]):
+        assert main(["cluster", "show", *words]) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_a_folder_does_not_hide_the_preset_of_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["cluster", "show", "home"]) == 0
+    assert "laptop" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "there is no cluster without a name: give another, or a preset (local-N,"),
+        ("a" * 5000, "no preset is called 'aaa"),
+        ("local-999999", "local-999999 cuts a machine in more than 1,024 servers: give local-1024"),
+    ],
+)
+def test_names_of_no_cluster_are_one_short_line(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cluster", "show", name]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    assert len(err) < 300
+
+
+def test_equal_hosts_share_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster", "show", "seed-h100-32mb"]) == 0
+    hosts, rates, servers, _ = capsys.readouterr().out.split("\n\n")
+    assert [line.split("  ")[0] for line in hosts.splitlines()[2:]] == ["h100-0 and 15 like it"]
+    assert len(rates.splitlines()) == 2 + 5
+    assert len(servers.splitlines()) == 2 + 16
+
+
+def test_everything_that_a_host_file_says_is_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    host = preset("local-2").hosts[0]
+    rates = host.rates["fp32"]
+    curve = rates.all_cores_macs_per_s
+    streaming = Streaming(inputs=512, one_core_bytes_per_s=curve, all_cores_bytes_per_s=curve)
+    rates = replace(rates, one_server_macs_per_s=curve, streaming=(streaming,))
+    host = replace(host, rates={"fp32": rates}, store_bytes_per_s=2.5e9, row_overhead_s=3e-6)
+    (tmp_path / "host.toml").write_text(write_host(host))
+    assert main(["cluster", "show", "local-2", "--host", str(tmp_path / "host.toml")]) == 0
+    hosts, rated, streamed, *_ = capsys.readouterr().out.split("\n\n")
+    cells = dict(zip(*(line.split() for line in (HEADINGS, hosts.splitlines()[2])), strict=True))
+    assert (cells["store"], cells["call"], cells["layer"], cells["row"]) == (
+        *("2.50", "150.00", "100.00", "3.00"),
+    )
+    assert [line.split()[2:4] for line in rated.splitlines()[2:]] == [
+        ["all", "cores"],
+        ["one", "server"],
+    ]
+    assert streamed.splitlines()[2].split()[:3] == ["local", "fp32", "512"]
+
+
+HEADINGS = "host cores memory cache fast slow store call layer row"

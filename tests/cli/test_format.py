@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from partwise.cli.format import format_bytes, format_table
+from partwise.cli.format import format_bytes, format_json, format_table
 from partwise.cli.progress import Progress
 
 
@@ -47,3 +47,10 @@ def test_on_a_terminal_a_bar_reaches_its_end(
         progress.report("reading", 0, 3)
         progress.report("reading", 3, 3)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_a_document_holds_nothing_that_json_does_not_have() -> None:
+    assert format_json({"a_s": 1.5}) == '{\n "a_s": 1.5\n}'
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            format_json({"a_s": value})

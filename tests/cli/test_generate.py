@@ -204,6 +204,7 @@ def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixtur
             "--step-timeout is 1e+10: give seconds above 0, at most 86400",
         ),
         (["--threads", "1025"], "--threads is 1025, it must be at most 1024"),
+        (["--parts", "99999999999"], "--parts is 99999999999, it must be at most 1024"),
         (["--servers", "a:1"], "--servers needs --token-file"),
         (["--token-file", "t"], "--token-file is for --servers"),
         (["--servers", "", "--token-file", "t"], "'' is not HOST:PORT"),

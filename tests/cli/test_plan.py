@@ -29,13 +29,28 @@ def test_the_table_names_servers_layers_and_sizes(
     assert main(["plan", str(directory), "--parts", "2"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert "1 sequence of 4,096 tokens" in lines[0]
+    assert "1 sequence of 4,096 tokens (assumed; set --context)" in lines[0]
     assert "weights GiB  KV GiB  read per token %" in lines[2]
     assert lines[4].startswith("local-0  part0  embedding + blocks 0:2")
     assert lines[5].startswith("local-1  part1  blocks 2:4 + norm + head")
     assert lines[6].startswith("total")
-    assert "transformer.wte.weight is tied and held by part0 and part1" in err
-    assert "3.75 KiB more" in err
+    # What is said of the plan stands below its table; nothing is said of the run.
+    assert lines[-1].startswith("note: transformer.wte.weight is tied and held by part0 and part1")
+    assert lines[-1].endswith("3.75 KiB more")
+    assert err == ""
+
+
+def test_a_context_that_was_asked_for_is_not_assumed(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for servers in (["--parts", "2"], ["--cluster", "home"]):
+        heads = []
+        for words in ([], ["--context", "64"]):
+            assert main(["plan", str(directory), *servers, *words]) == 0
+            heads.append(capsys.readouterr().out.splitlines()[0])
+        assert "4,096 tokens (assumed; set --context)" in heads[0]
+        assert "64 tokens" in heads[1]
+        assert "assumed" not in heads[1]
 
 
 def test_the_json_adds_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +76,9 @@ def test_the_json_adds_up(directory: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_one_part_holds_nothing_twice(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(directory), "--parts", "1"]) == 0
-    assert capsys.readouterr().err == ""
+    streams = capsys.readouterr()
+    assert "note" not in streams.out
+    assert streams.err == ""
 
 
 def test_the_plan_written_is_one_for_the_model(directory: Path, tmp_path: Path) -> None:
@@ -106,6 +123,7 @@ def test_generate_takes_the_plan_for_the_servers_that_it_names(
             1,
             "8 parts are more than the 7 layers of tiny: ask for 7 parts or fewer",
         ),
+        (["--parts", "99999999999"], 1, "99999999999 parts are more than the 7 layers of tiny"),
         (["--parts", "0"], 2, "--parts is 0, it must be at least 1"),
         (["--parts", "2", "--context", "0"], 2, "--context is 0, it must be at least 1"),
         (["--parts", "2", "--sequences", "-1"], 2, "--sequences is -1, it must be at least 1"),

@@ -76,6 +76,7 @@ def test_a_cluster_file_that_describes_none_is_refused(
 def test_a_cluster_that_is_not_there_is_refused(refuse) -> None:
     assert "there is no cluster file lab.toml: give another, or a preset" in refuse("lab.toml")
     assert "no preset is called 'hom': give one of local-N," in refuse("hom")
+    assert "there is no cluster without a name" in refuse("")
     assert "cannot read the cluster file absent.toml" in refuse("local-2", "--host", "absent.toml")
 
 
@@ -93,7 +94,6 @@ TWO = ("--only", "laptop,desktop", "--strategy")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((*TWO, "percentage"), "percentages are None: give 2, for laptop, desktop"),
         ((*TWO, "percentage", "--percent", "70,31"), "add up to 101, not 100: change one by -1"),
         ((*TWO, "percentage", "--percent", "70"), "percentages are [70]: give 2, for laptop,"),
         ((*TWO, "percentage", "--percent", "110,-10"), "'laptop' is 110: give a number above 0"),
@@ -124,6 +124,10 @@ TWO = ("--only", "laptop,desktop", "--strategy")
             "2 servers are more than the 1 granules of mlp_unit in a layer",
         ),
         (("--strategy", "balanced", "--precision", "bf16"), "gives no rates for bf16, only for"),
+        (
+            (*TWO, "count", "--granules", "foo=3"),
+            "--granules has 'foo': tiny-llama0 has no kind of that name, it has kv_group,",
+        ),
     ],
 )
 def test_a_strategy_that_cannot_do_what_is_asked_says_why(
@@ -175,6 +179,24 @@ def test_files_that_cannot_be_written_are_named(refuse) -> None:
         (("--compare", "--strategy", "greedy"), "--compare tries all strategies: leave out"),
         (("--compare", "--out", "x"), "--compare tries all strategies: leave out --out"),
         (("--sequences", "0"), "--sequences is 0, it must be at least 1"),
+        (("--sequences", "1000001"), "--sequences is 1000001, it must be at most 1,000,000"),
+        (("--sequences", "9" * 23), "it must be at most 1,000,000"),
+        (("--streams", "1,1000001"), "--streams is 1000001, it must be at most 1,000,000"),
+        (("--streams", "9" * 21), "--streams has a number of 21 digits, 999999999...: give"),
+        (("--streams", "9" * 5000), "--streams has a number of 5,000 digits"),
+        (("--strategy", "count", "--granules", f"kv_group={'9' * 5000}"), "of 5,000 digits"),
+        (("--strategy", "layers", "--layers", f"laptop=0:{'9' * 5000}"), "of 5,000 digits"),
+        (("--strategy", "ids", "--ids", f"0:{'9' * 5000}/kv_group/a=0"), "of 5,000 digits"),
+        (("--strategy", "percentage"), "--strategy percentage needs --percent 70,30"),
+        (("--strategy", "layers"), "--strategy layers needs --layers NAME=0:10,..."),
+        (("--strategy", "type"), "--strategy type needs --types KIND=NAME,..."),
+        (("--strategy", "ids"), "--strategy ids needs --ids LAYERS/KIND/NAME=0:3,7"),
+        (("--streams", ""), "--streams is '': give whole numbers from 1 on"),
+        (("--strategy", ""), "--strategy is '': give one of greedy,"),
+        (("--precision", ""), "--precision is '': give one of fp32,"),
+        (("--allow", ""), "--allow has '': it may have int8, int4, sparse"),
+        (("--strategy", "percentage", "--percent", ""), "--percent has ''"),
+        (("--strategy", "count", "--granules", ""), "--granules has ''"),
         (("--context", "513"), "reads 512 tokens: give 512 or fewer"),
         (("--parts", "2"), "not allowed with"),
     ],
@@ -199,6 +221,7 @@ def test_options_that_mean_nothing_are_wrong_usage(
         ("--train",),
         ("--cache-fit",),
         ("--ids", "*/kv_group/a=0"),
+        ("--streams", ""),
     ],
 )
 def test_options_of_a_cluster_need_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,31 @@ def test_training_is_planned_in_microbatches(plan: Run) -> None:
     assert again["expected"]["tokens_per_s"] < saved["expected"]["tokens_per_s"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        (r"(one_core_gmacs_per_s = \[).*", r"\g<1>1e-21, 1e-21, 1e-21, 1e-21]"),
+        (r"(all_cores_gmacs_per_s = \[).*", r"\g<1>1e-21, 1e-21, 1e-21, 1e-21]"),
+        (r"(bandwidth_gb_per_s = \[).*", r"\g<1>1e-21, 1e-21]"),
+        (r"(bandwidth_gb_per_s = )[0-9].*", r"\g<1>1e-21"),
+        (r"(round_trip_us = ).*", r"\g<1>1e12"),
+        (r"(watts = ).*", r"\g<1>1e18"),
+        (r"(call_overhead_us = ).*", r"\g<1>1e12"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["greedy", "count"])
+def test_the_slowest_of_all_machines_still_has_figures(
+    plan: Run, tmp_path: Path, pattern: str, value: str, strategy: str
+) -> None:
+    path = tmp_path / "lab.toml"
+    text, count = re.subn(pattern, value, write_cluster(preset("home")))
+    assert count
+    path.write_text(text)
+    options = ("--only", "laptop,desktop", "--strategy", strategy, "--context", "64")
+    json.loads(plan(str(path), *options, "--json"), parse_constant=pytest.fail)
+    assert "expected: " in plan(str(path), *options)
+
+
 def test_a_lower_precision_takes_less(plan: Run) -> None:
     full, less = (
         json.loads(plan("home", "--precision", precision, "--strategy", "greedy", "--json"))
@@ -157,6 +183,20 @@ def test_a_lower_precision_takes_less(plan: Run) -> None:
     assert less["precision"] == less["plans"][0]["parts"][0]["precision"] == "int8"
     sizes = [one["plans"][0]["parts"][0]["working_set_bytes"] for one in (full, less)]
     assert sizes[1] < sizes[0]
+
+
+def test_several_plans_for_training_count_microbatches(
+    plan: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--train", "--context", "64", "--streams", "1,8,32", "--strategy", "balanced")
+    text = plan("home", *options)
+    assert "over 8 microbatches a step" in text
+    assert "stream" not in text
+    words = ["plan", str(tmp_path), "--help"]
+    with pytest.raises(SystemExit):
+        main(words)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "decoded at a time, with --train microbatches a step" in shown
 
 
 # All strategies side by side
@@ -174,6 +214,12 @@ def test_the_comparison_has_a_row_for_each_and_one_machine(plan: Run) -> None:
     assert any(line.startswith("balanced for one stream: no: ") for line in lines)
     last = "not tried without their options: layers (--layers), type (--types), ids (--ids)"
     assert lines[-1] == last
+    options = ("--only", "laptop,desktop", "--percent", "70,30", "--json")
+    assert json.loads(plan("home", "--compare", *options))["not_tried"] == [
+        {"strategy": "layers", "obstacle": "needs --layers NAME=0:10,..."},
+        {"strategy": "type", "obstacle": "needs --types KIND=NAME,..."},
+        {"strategy": "ids", "obstacle": "needs --ids LAYERS/KIND/NAME=0:3,7"},
+    ]
 
 
 @pytest.mark.parametrize("goal", GOALS)

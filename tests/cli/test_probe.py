@@ -113,6 +113,51 @@ def test_the_plot_is_drawn(stores: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "nowhere/host.toml"], "cannot write the host file nowhere/host.toml: No such"),
+        (["--out", "."], "cannot write the host file .: Is a directory; give --out a path"),
+        (["--plot", "nowhere/a.png"], "cannot write the plot nowhere/a.png: No such file"),
+        (["--plot", "a.exe"], "--plot a.exe ends in .exe: give a path ending in .png or .svg"),
+        (["--plot", "a"], "--plot a has no ending"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    words: list[str], message: str, stores: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", *words]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    assert stores == []
+
+
+def test_what_was_measured_is_printed_before_it_is_written(
+    stores: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("partwise.cli.probe.check_paths", lambda args: None)
+    assert main(["probe", "--out", str(tmp_path / "nowhere" / "host.toml")]) == 1
+    streams = capsys.readouterr()
+    assert "local: 2 cores, 16.0 GiB" in streams.out
+    assert "cannot write the host file" in streams.err.splitlines()[-1]
+
+
+def test_it_is_said_which_matrices_are_read_from_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = replace(STREAMING, inputs=8192)
+    rates = replace(HOST.rates["fp32"], streaming=(STREAMING, wide))
+    probe = replace(make_probe(), host=replace(HOST, rates={"fp32": rates}))
+    monkeypatch.setattr(probing, "probe_machine", lambda *_, **__: probe)
+    assert main(["probe"]) == 0
+    line = "from memory: in matrices of 8,192 inputs, the widest measured (512: see --json)"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--token-file", "t"], 2, "--token-file is for --link"),
@@ -120,7 +165,6 @@ def test_the_plot_is_drawn(stores: list[Path], tmp_path: Path) -> None:
         (["--link", "lab", "--token-file", "t"], 2, "'lab' is not HOST:PORT"),
         (["--link", "lab:1", "--token-file", "t", "--out", "x"], 2, "--out is for measuring this"),
         (["--link", "lab:1", "--token-file", "t", "--store", "x"], 2, "--store is for measuring"),
-        (["--out", "nowhere/host.toml"], 1, "cannot write the host file nowhere/host.toml: No"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
+from partwise.cluster.description import PRECISIONS
 from partwise.cluster.toml_file import decode_cluster, read_cluster, write_cluster
 from partwise.errors import ClusterError
 
 NUMBERS = st.floats(1e-9, 1e15)
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+NAMES = st.text(
+    st.characters(codec="utf-8").filter(lambda c: c.isprintable()), min_size=1, max_size=8
+).filter(lambda name: not name.isspace())
+PRECISION_NAMES = st.sampled_from(PRECISIONS)
 
 
 @st.composite
@@ -57,7 +61,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
             memory_bytes=draw(st.integers(1, 1 << 44)),
             one_core_bytes_per_s=draw(curves()),
             all_cores_bytes_per_s=draw(curves()),
-            rates=draw(st.dictionaries(NAMES, rates(), min_size=1, max_size=2)),
+            rates=draw(st.dictionaries(PRECISION_NAMES, rates(), min_size=1, max_size=2)),
             call_overhead_s=draw(st.floats(0, 1)),
             layer_overhead_s=draw(st.floats(0, 1)),
             row_overhead_s=draw(st.floats(0, 1)),

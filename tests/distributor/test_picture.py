@@ -108,6 +108,31 @@ def test_kinds_are_named_where_a_member_lacks_some(model: Model) -> None:
     assert [cell.words[-1] for cell in cells] == ["vocabulary_row + kv_group", "mlp_unit"]
 
 
+def test_words_that_do_not_fit_beside_each_other_stand_below(model: Model) -> None:
+    types = {"attention": "a", "mlp": "b", "embedding": "a", "head": "a"}
+    picture = draw(model, "type", ["a", "b"], types=types)
+    text = draw_text(picture)
+    cells = [cell for band in picture.bands for row in band.rows for cell in row]
+    assert all(word in text for cell in cells for word in (cell.server, *cell.words))
+    # As narrow as cells get: a line for each word.
+    narrow = [replace(cell, columns=max(map(len, cell.words)) + 2) for cell in cells]
+    columns = sum(cell.columns for cell in narrow) + 1
+    bands = (replace(picture.bands[0], rows=(tuple(narrow),)),)
+    text = draw_text(Picture(columns=columns, bands=bands))
+    assert {len(line) for line in text.splitlines()} == {columns + 2}
+    assert all(word in text for cell in narrow for word in cell.words)
+
+
+def test_words_longer_than_the_picture_are_shortened(model: Model) -> None:
+    problem = make_problem(model, 2)
+    plan = STRATEGIES["count"].plan(problem)
+    prediction = predict(plan, model, problem.cluster, problem.workload)
+    slow = tuple(replace(cost, compute_s=1e200, hop_s=1e200) for cost in prediction.parts)
+    picture = arrange(plan, model, replace(prediction, parts=slow))
+    assert {len(line) for line in draw_text(picture).splitlines()} == {MAX_COLUMNS}
+    assert "…" in draw_text(picture)
+
+
 def test_what_binds_a_part_and_what_it_receives_are_known_with_a_prediction(model: Model) -> None:
     problem = make_problem(model, 2, layers={"s0": "0:1", "s1": "1:4"})
     plan = STRATEGIES["layers"].plan(problem)

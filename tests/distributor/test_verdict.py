@@ -14,6 +14,7 @@ from partwise.cluster import Cluster, Curve, LinkSpeed, Rates
 from partwise.distributor.cost import one_machine, predict
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.slowdown import format_ms
 from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.verdict import ONLY_WAY, Verdict, format_ratio, judge
 from partwise.distributor.workload import Workload
@@ -228,3 +229,10 @@ def test_a_ratio_as_text_stays_on_its_side_of_one(ratio: float) -> None:
     shown = float(format_ratio(ratio))
     assert (shown < 1, shown > 1) == (round(ratio, 2) < 1, round(ratio, 2) > 1)
     assert shown == pytest.approx(ratio, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(26.683, "26,683"), (0.1, "100"), (0.0123456, "12.3"), (0.0, "0")]
+)
+def test_milliseconds_are_written_as_in_the_tables(seconds: float, text: str) -> None:
+    assert format_ms(seconds) == text

@@ -9,7 +9,7 @@ import pytest
 
 from partwise.cluster.presets import preset
 from partwise.errors import ProbeError, UsageError
-from partwise.probe.plot import plot_bandwidth, require_matplotlib
+from partwise.probe.plot import check_ending, plot_bandwidth, require_matplotlib
 
 HOST = preset("local-2").hosts[0]
 
@@ -26,6 +26,14 @@ def test_it_is_written_in_the_format_that_the_path_names(tmp_path: Path) -> None
 def test_a_path_that_takes_no_picture_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=f"cannot write the plot .*{name}: .*png or .svg"):
         plot_bandwidth(HOST, tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "says"), [("a.exe", "ends in .exe"), ("a", "has no ending")])
+def test_an_ending_that_names_no_format_is_refused(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"{says}: give a path ending in .png or .svg"):
+        check_ending(Path(name))
+    check_ending(Path("a.PNG"))
+    check_ending(Path("a.svg"))
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from partwise.cli.format import Cell
     from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates
 
 NAME = "cluster"
 HELP = "describe the hosts, servers and links of a cluster file or a preset"
 EXAMPLES = ("partwise cluster show home", "partwise cluster show lab.toml --json")
-
-HOST_HEADERS = ("host", "cores", "memory GiB", "cache MiB", "cache GB/s", "memory GB/s", "watts")
-RATE_HEADERS = ("host", "precision", "GMAC/s at 1 row", "GMAC/s at 16 rows", "GMAC/s at 128 rows")
-SERVER_HEADERS = ("server", "host", "threads", "memory GiB")
-LINK_HEADERS = ("link", "MB/s", "round trip us")
-ROWS = (1, 16, 128)
+TYPICAL = (
+    "typical figures, not this machine's: `partwise probe --out host.toml`, then --host host.toml"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,36 +36,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a cluster."""
+    from partwise.cli.cluster_tables import render
+    from partwise.cli.format import format_json
     from partwise.cluster.toml_file import write_cluster
 
     cluster = open_cluster(args.cluster, host_file=args.host)
     if args.toml:
         print(write_cluster(cluster), end="")
     else:
-        print(json.dumps(describe(cluster), indent=1) if args.json else render(cluster))
+        print(format_json(describe(cluster)) if args.json else render(cluster))
     return 0
 
 
 def open_cluster(name: str, *, host_file: Path | None = None) -> Cluster:
     """The cluster of a file, or of a preset where no file has that name.
 
+    A note says where ``local-N`` is not cut from a machine that was measured.
+
     Raises:
         ClusterError: it is neither, or the file describes no cluster.
     """
-    from partwise.cluster.presets import PRESETS, preset
+    from partwise.cluster.checks import shorten
+    from partwise.cluster.presets import LOCAL, PRESETS, preset
     from partwise.cluster.toml_file import read_cluster, read_host
     from partwise.errors import ClusterError
 
-    path = Path(name)
-    if path.exists():
+    if _is_file(name):
         if host_file is not None:
             raise ClusterError(f"{name} has its own hosts: give --host to local-N alone")
-        return read_cluster(path)
-    if path.suffix or len(path.parts) > 1:
-        raise ClusterError(
-            f"there is no cluster file {name}: give another, or a preset ({', '.join(PRESETS)})"
-        )
-    return preset(name, host=None if host_file is None else read_host(host_file))
+        return read_cluster(Path(name))
+    path = Path(name)
+    if not name or path.suffix or len(path.parts) > 1:
+        what = f"no cluster file {shorten(name)}" if name else "no cluster without a name"
+        raise ClusterError(f"there is {what}: give another, or a preset ({', '.join(PRESETS)})")
+    if host_file is not None:
+        return preset(name, host=read_host(host_file))
+    cluster = preset(name)
+    if LOCAL.fullmatch(name):
+        print(f"note: {name} has {TYPICAL}", file=sys.stderr)
+    return cluster
+
+
+def _is_file(name: str) -> bool:
+    """Whether a file, which may be a pipe, has that name; a folder is none."""
+    try:
+        return Path(name).exists() and not Path(name).is_dir()
+    except OSError:  # a name longer than a file's may be
+        return False
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:
@@ -143,41 +156,3 @@ def describe_link(link: LinkSpeed | None) -> dict[str, float] | None:
         "bandwidth_bytes_per_s": link.bandwidth_bytes_per_s,
         "round_trip_s": link.round_trip_s,
     }
-
-
-def render(cluster: Cluster) -> str:
-    """The cluster as tables for people; bandwidths and rates are those of all cores."""
-    from partwise.cli.format import GIB, MIB, format_table
-
-    hosts = [
-        (
-            host.name,
-            host.cores,
-            host.memory_bytes / GIB,
-            None if host.cache_bytes is None else host.cache_bytes / MIB,
-            host.all_cores_bytes_per_s.y[0] / 1e9,
-            host.all_cores_bytes_per_s.y[-1] / 1e9,
-            host.watts,
-        )
-        for host in cluster.hosts
-    ]
-    rates: list[tuple[Cell, ...]] = [
-        (host.name, precision, *(rate.all_cores_macs_per_s.at(rows) / 1e9 for rows in ROWS))
-        for host in cluster.hosts
-        for precision, rate in host.rates.items()
-    ]
-    servers = [(s.name, s.host, s.threads, s.memory_bytes / GIB) for s in cluster.servers]
-    named = {"default": cluster.default_link, "on one host": cluster.loopback_link}
-    named |= {f"{a} and {b}": link for (a, b), link in cluster.links.items()}
-    links = [
-        (name, link.bandwidth_bytes_per_s / 1e6, link.round_trip_s * 1e6)
-        for name, link in named.items()
-        if link is not None
-    ]
-    tables = (
-        format_table(HOST_HEADERS, hosts),
-        format_table(RATE_HEADERS, rates),
-        format_table(SERVER_HEADERS, servers),
-        format_table(LINK_HEADERS, links),
-    )
-    return "\n\n".join(tables)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -39,6 +41,21 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         for line in (headers, rule, *texts)
     )
     return "\n".join(lines)
+
+
+def tabulate(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table without the columns of which every cell is None."""
+    kept = [i for i in range(len(headers)) if any(row[i] is not None for row in rows)]
+    return format_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def format_json(document: Mapping[str, Any]) -> str:
+    """One JSON document.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON does not have: a bug of ours.
+    """
+    return json.dumps(document, indent=1, allow_nan=False)
 
 
 def format_cell(cell: Cell) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate, streaming to stdout; progress, notices and figures go to stderr."""
     began_s = time.monotonic()
     check_options(args)
+    from partwise.cli.format import format_json
     from partwise.cli.report import Report, describe, render
 
     prompt = read_prompt(args.prompt)
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             answer=answer, parts=net.reports(before), start_s=start_s, prediction=prediction
         )
         if args.json:
-            print(json.dumps(describe(report), indent=1))
+            print(format_json(describe(report)))
         else:
             print(render(report), file=sys.stderr)
     return 0
@@ -140,6 +140,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: which, and what to give instead.
     """
+    from partwise.cluster.presets import MAX_LOCAL
     from partwise.engine.coordinator import MAX_STEP_S
     from partwise.remote.messages import MAX_THREADS
 
@@ -147,6 +148,8 @@ def check_options(args: argparse.Namespace) -> None:
         value = getattr(args, option.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
+    if args.parts is not None and args.parts > MAX_LOCAL:
+        raise UsageError(f"--parts is {args.parts}, it must be at most {MAX_LOCAL}")
     if args.threads is not None and args.threads > MAX_THREADS:
         raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
     if args.step_timeout is not None and not 0 < args.step_timeout <= MAX_STEP_S:

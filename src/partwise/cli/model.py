@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the description of a model."""
+    from partwise.cli.format import format_json
     from partwise.model import open_model
 
     model = open_model(args.model)
-    print(json.dumps(describe(model), indent=1) if args.json else render(model))
+    print(format_json(describe(model)) if args.json else render(model))
     return 0
 
 

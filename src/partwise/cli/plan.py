@@ -9,14 +9,13 @@ whether it beats one machine.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.planning.lists import refuse_more
 from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
-from partwise.errors import UsageError
+from partwise.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
     from partwise.model.description import Model
@@ -64,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
+    refuse_more("sequences", args.sequences)
     if args.cluster is None:
         refuse_cluster_options(args)
     model = open_model(args.model)
@@ -94,18 +94,37 @@ def choose_context(asked_tokens: int | None, model: Model) -> int:
 
 def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> None:
     """Print and write the plan for servers that are taken as equal."""
+    from partwise.cli.format import format_json
     from partwise.cli.planning.answer import write_files
-    from partwise.cli.planning.equal import describe_bytes, render_bytes, render_replicated
+    from partwise.cli.planning.equal import describe_bytes, render_bytes
     from partwise.distributor import balance_layers
     from partwise.distributor.picture import arrange
 
+    refuse_more_parts(args.parts, model)
     plan = balance_layers(model, name_servers(args))
-    document = describe_bytes(plan, model, context_tokens, args.sequences)
+    question = {
+        "context_tokens": context_tokens,
+        "is_context_assumed": args.context is None,
+        "num_sequences": args.sequences,
+    }
+    document = describe_bytes(plan, model, question)
     heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
     write_files(args, plan, arrange(plan, model), heading, [])
-    print(json.dumps(document, indent=1) if args.json else render_bytes(document))
-    for row in document["replicated"]:
-        print(render_replicated(row), file=sys.stderr)
+    print(format_json(document) if args.json else render_bytes(document))
+
+
+def refuse_more_parts(num_parts: int | None, model: Model) -> None:
+    """Refuse more parts than layers while they are a number: to name them takes memory.
+
+    Raises:
+        PlanError: they are more.
+    """
+    num_layers = len(model.layers)
+    if num_parts is not None and num_parts > num_layers:
+        raise PlanError(
+            f"{num_parts} parts are more than the {num_layers} layers of {model.name}: ask for"
+            f" {num_layers} parts or fewer"
+        )
 
 
 def name_servers(args: argparse.Namespace) -> list[str]:

@@ -8,11 +8,23 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from partwise.cluster.checks import (
+    LEAST,
+    MOST,
+    check_name,
+    check_numbers,
+    check_times,
+    list_names,
+    refuse_duplicates,
+)
 from partwise.errors import ClusterError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+"""What weights can be held at, as `distributor/workload.py` counts their bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +41,16 @@ class Curve:
                 " each of at least 1 point"
             )
         if any(a >= b for a, b in itertools.pairwise(self.x)):
-            raise ClusterError(f"a curve's points {_list(self.x)} do not ascend: sort them")
+            raise ClusterError(f"a curve's points {list_names(self.x)} do not ascend: sort them")
         wrong = [v for v in (*self.x, *self.y) if not (math.isfinite(v) and v > 0)]
         if wrong:
             raise ClusterError(f"a curve holds {wrong[0]:g}: give finite numbers above 0")
+        beyond = [v for v in (*self.x, *self.y) if not LEAST <= v <= MOST]
+        if beyond:
+            raise ClusterError(
+                f"a curve holds {beyond[0]:g}: give numbers from {LEAST:g} to {MOST:g}; is the"
+                " unit right?"
+            )
 
     def at(self, x: float) -> float:
         """The value at ``x``: linear in log x between two points, flat outside them."""
@@ -89,7 +107,7 @@ class Rates:
     def __post_init__(self) -> None:
         inputs = [streaming.inputs for streaming in self.streaming]
         if inputs != sorted(set(inputs)):
-            raise ClusterError(f"streaming is given for {_list(inputs)} inputs: sort them")
+            raise ClusterError(f"streaming is given for {list_names(inputs)} inputs: sort them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,22 +136,20 @@ class Host:
 
     def __post_init__(self) -> None:
         where = f"host {self.name!r}"
-        _check(where, positive={"cores": self.cores, "memory_bytes": self.memory_bytes})
-        _check(
-            where,
-            positive={
-                "store_bytes_per_s": self.store_bytes_per_s,
-                "watts": self.watts,
-                "cache_bytes": self.cache_bytes,
-            },
-            zero_too={
-                "call_overhead_s": self.call_overhead_s,
-                "layer_overhead_s": self.layer_overhead_s,
-                "row_overhead_s": self.row_overhead_s,
-            },
-        )
+        if self.name:  # hosts without one are made to be compared
+            check_name("host", self.name)
+        numbers = ("cores", "memory_bytes", "store_bytes_per_s", "watts", "cache_bytes")
+        check_numbers(where, {key: getattr(self, key) for key in numbers})
+        times = ("call_overhead_s", "layer_overhead_s", "row_overhead_s")
+        check_times(where, {key: getattr(self, key) for key in times})
         if not self.rates:
             raise ClusterError(f"{where} has no rates: give them for at least one precision")
+        for precision in self.rates:
+            if precision not in PRECISIONS:
+                raise ClusterError(
+                    f"{where} has rates for the unknown precision {precision!r}: give them for"
+                    f" {', '.join(PRECISIONS)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +162,9 @@ class Server:
     memory_bytes: int
 
     def __post_init__(self) -> None:
-        positive = {"threads": self.threads, "memory_bytes": self.memory_bytes}
-        _check(f"server {self.name!r}", positive=positive)
+        check_name("server", self.name)
+        numbers = {"threads": self.threads, "memory_bytes": self.memory_bytes}
+        check_numbers(f"server {self.name!r}", numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +175,8 @@ class LinkSpeed:
     round_trip_s: float
 
     def __post_init__(self) -> None:
-        _check(
-            "a link",
-            positive={"bandwidth_bytes_per_s": self.bandwidth_bytes_per_s},
-            zero_too={"round_trip_s": self.round_trip_s},
-        )
+        check_numbers("a link", {"bandwidth_bytes_per_s": self.bandwidth_bytes_per_s})
+        check_times("a link", {"round_trip_s": self.round_trip_s})
 
     def transfer_s(self, num_bytes: float) -> float:
         """Seconds until ``num_bytes`` sent at once have arrived."""
@@ -184,15 +198,15 @@ class Cluster:
     loopback_link: LinkSpeed | None = None
 
     def __post_init__(self) -> None:
-        _refuse_duplicates("host", (host.name for host in self.hosts))
-        _refuse_duplicates("server", (server.name for server in self.servers))
+        refuse_duplicates("host", (host.name for host in self.hosts))
+        refuse_duplicates("server", (server.name for server in self.servers))
         if not self.servers:
             raise ClusterError("the cluster has 0 servers: give at least 1")
         for server in self.servers:
             if server.host not in self._hosts:
                 raise ClusterError(
                     f"server {server.name!r} is on host {server.host!r}, which the cluster does"
-                    f" not have: its hosts are {_list(self._hosts)}"
+                    f" not have: its hosts are {list_names(self._hosts)}"
                 )
         self._check_memory()
         self._check_links()
@@ -205,7 +219,7 @@ class Cluster:
         """
         if name not in self._servers:
             raise ClusterError(
-                f"the cluster has no server {name!r}: its servers are {_list(self._servers)}"
+                f"the cluster has no server {name!r}: its servers are {list_names(self._servers)}"
             )
         return self._servers[name]
 
@@ -277,40 +291,9 @@ class Cluster:
                     raise ClusterError(
                         f"a link joins {pair[0]!r} and {pair[1]!r}, but {name!r} is neither a"
                         f" server nor a host of the cluster: its servers are"
-                        f" {_list(self._servers)}"
+                        f" {list_names(self._servers)}"
                     )
             if pair[::-1] in self.links and pair[0] != pair[1]:
                 raise ClusterError(
                     f"the link of {pair[0]!r} and {pair[1]!r} is given twice: keep one"
                 )
-
-
-def _check(
-    where: str,
-    *,
-    positive: Mapping[str, float | None],
-    zero_too: Mapping[str, float | None] | None = None,
-) -> None:
-    """Refuse numbers that are negative, not finite, or 0 where that means nothing."""
-    checks: tuple[tuple[Mapping[str, float | None], str, Callable[[float], bool]], ...] = (
-        (positive, "above 0", lambda value: value > 0),
-        (zero_too or {}, "0 or more", lambda value: value >= 0),
-    )
-    for values, limit, is_fine in checks:
-        for key, value in values.items():
-            if value is not None and not (math.isfinite(value) and is_fine(value)):
-                raise ClusterError(f"{where} has {key} = {value:g}, it must be {limit}")
-
-
-def _refuse_duplicates(noun: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ClusterError(f"the {noun} {name!r} is given twice: rename one")
-        seen.add(name)
-
-
-def _list(names: Iterable[object]) -> str:
-    """The first names, short enough for a line."""
-    words = [str(name) for name in names]
-    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from partwise.cluster.checks import shorten
 from partwise.cluster.description import Cluster, Curve, Host, LinkSpeed, Rates, Server
 from partwise.errors import ClusterError
 
@@ -23,6 +24,8 @@ PRESETS = {
     "home": "4 unequal machines on Wi-Fi",
 }
 """What each preset is, by its name."""
+LOCAL, MAX_LOCAL = re.compile(r"local-([1-9][0-9]*)"), 1024
+"""Planning over so many takes seconds, and no machine runs more."""
 
 
 def preset(name: str, *, host: Host | None = None) -> Cluster:
@@ -31,13 +34,20 @@ def preset(name: str, *, host: Host | None = None) -> Cluster:
     Raises:
         ClusterError: no preset has that name, or a host is given to another than ``local-N``.
     """
-    local = re.fullmatch(r"local-([1-9]\d{0,5})", name)
+    local = LOCAL.fullmatch(name)
     if local:
+        if len(local[1]) > len(str(MAX_LOCAL)) or int(local[1]) > MAX_LOCAL:
+            raise ClusterError(
+                f"{shorten(name)} cuts a machine in more than {MAX_LOCAL:,} servers: give"
+                f" local-{MAX_LOCAL} or fewer"
+            )
         return _cut_local(int(local[1]), host)
     if host is not None:
         raise ClusterError(f"the preset {name!r} has its own hosts: give a host to local-N alone")
     if name not in _MAKERS:
-        raise ClusterError(f"no preset is called {name!r}: give one of {', '.join(PRESETS)}")
+        raise ClusterError(
+            f"no preset is called {shorten(name)!r}: give one of {', '.join(PRESETS)}"
+        )
     return _MAKERS[name]()
 
 

@@ -54,6 +54,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from partwise.cluster.checks import shorten
 from partwise.cluster.description import Cluster, Host, LinkSpeed, Server
 from partwise.cluster.toml_host import read_host_table, write_host_lines
 from partwise.cluster.toml_table import Table, name_table, quote, write_number
@@ -62,6 +63,8 @@ from partwise.errors import ClusterError
 _FILE_KEYS = ("hosts", "servers", "default_link", "loopback_link", "links")
 _SERVER_KEYS = ("name", "host", "threads", "memory_gib")
 _LINK_KEYS = ("bandwidth_gb_per_s", "round_trip_us")
+MAX_BITS = 63
+"""Of a whole number in TOML, beside its sign."""
 
 
 def read_cluster(path: Path) -> Cluster:
@@ -106,6 +109,11 @@ def decode_cluster(text: str) -> Cluster:
             servers and links contradict each other.
     """
     table = _decode(text)
+    if "hosts" in table.values and not {"servers", "default_link"} & table.values.keys():
+        raise ClusterError(
+            "a host file, without servers and links: use --cluster local-N --host FILE, which cuts"
+            " that machine"
+        )
     loopback = "loopback_link" in table.values
     return Cluster(
         hosts=tuple(read_host_table(values) for values in table.tables("hosts")),
@@ -152,9 +160,29 @@ def _read_text(path: Path) -> str:
 def _decode(text: str) -> Table:
     try:
         document = tomllib.loads(text, parse_float=Decimal)
+        _refuse_large(document)
     except tomllib.TOMLDecodeError as exc:
         raise ClusterError(f"not a cluster file, for it is not TOML: {exc}") from exc
+    except RecursionError as exc:
+        raise ClusterError("not a cluster file: its tables or lists lie too deep") from exc
+    except (ValueError, ArithmeticError) as exc:
+        raise ClusterError(
+            "not a cluster file: it has a number beyond TOML's limits (whole ones have 64 bits)"
+        ) from exc
     return Table(where="the file", values=document, keys=_FILE_KEYS)
+
+
+def _refuse_large(value: object) -> None:
+    """Refuse whole numbers of more than 64 bits, which TOML does not have and Python reads.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_large(item)
+    elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ValueError("a whole number of more than 64 bits")
 
 
 def _read_server(values: Mapping[str, Any]) -> Server:
@@ -180,7 +208,8 @@ def _read_links(tables: list[Mapping[str, Any]]) -> dict[tuple[str, str], LinkSp
         between = values.get("between")
         if not (isinstance(between, list) and len(between) == 2):
             raise ClusterError(
-                f'a link has between = {between!r}, expected two names, as in ["lab", "attic"]'
+                f"a link has between = {shorten(repr(between))}, expected two names, as in"
+                ' ["lab", "attic"]'
             )
         pair = str(between[0]), str(between[1])
         if pair in links:

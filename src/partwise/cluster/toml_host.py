@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from partwise.cluster.description import Curve, Host, Rates, Streaming
+from partwise.cluster.description import PRECISIONS, Curve, Host, Rates, Streaming
 from partwise.cluster.toml_table import Table, name_table, quote, to_unit, write_number
 from partwise.errors import ClusterError
 
@@ -37,7 +37,7 @@ def read_host_table(values: Mapping[str, Any]) -> Host:
     """
     table = Table(where=name_table("host", values), values=values, keys=_HOST_KEYS)
     cache = table.optional("cache_mib")
-    rates = table.table("rates", None)
+    rates = table.table("rates", PRECISIONS)
     return Host(
         name=table.text("name"),
         cores=table.whole("cores"),

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from partwise.cluster.checks import shorten
 from partwise.errors import ClusterError
 
 DECIMAL_UNITS = {"gb_per_s": 9, "gmacs_per_s": 9, "us": -6}
 """Powers of ten by the unit that ends a key."""
 BINARY_UNITS = {"gib": 30, "mib": 20, "kib": 10}
 """Powers of two by the unit that ends a key."""
+MOST_DIGITS, MOST_WHOLE = 20, 1_000_000
+"""No quantity has more digits before its point, and nothing is counted further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Table:
         value = self._get(key)
         if type(value) is not int or value < 1:
             raise self._wrong(key, value, "a whole number of at least 1")
+        if value > MOST_WHOLE:
+            raise self._wrong(key, value, f"at most {MOST_WHOLE:,}")
         return value
 
     def number(self, key: str, *, has_zero: bool = False) -> float:
@@ -79,8 +84,8 @@ class Table:
             raise self._wrong(key, value, "a list of numbers, as in [1, 4, 16]")
         return tuple(self._scale(key, item) for item in value)
 
-    def table(self, key: str, keys: tuple[str, ...] | None, where: str = "") -> Table:
-        """The table under ``key``, which may hold ``keys`` (None: any).
+    def table(self, key: str, keys: tuple[str, ...], where: str = "") -> Table:
+        """The table under ``key``, which may hold ``keys``.
 
         Raises:
             ClusterError: there is none, or it holds another key.
@@ -89,7 +94,7 @@ class Table:
         if not isinstance(value, dict):
             raise self._wrong(key, value, "a table")
         where = where or (f"{self.where}: {key}" if self.where != "the file" else key)
-        return Table(where=where, values=value, keys=tuple(value) if keys is None else keys)
+        return Table(where=where, values=value, keys=keys)
 
     def tables(self, key: str) -> list[Mapping[str, Any]]:
         """The tables under ``key``, written as ``[[key]]``; none where it is absent.
@@ -113,12 +118,13 @@ class Table:
         number = Decimal(value)
         if not number.is_finite() or number < 0 or (number == 0 and not has_zero):
             raise self._wrong(key, value, "0 or more" if has_zero else "a number above 0")
+        if number.adjusted() > MOST_DIGITS:
+            raise self._wrong(key, value, f"a number below 1e{MOST_DIGITS}")
         return from_unit(key, number)
 
     def _wrong(self, key: str, value: Any, expected: str) -> ClusterError:
         shown = str(value) if isinstance(value, Decimal) else repr(value)
-        short = shown if len(shown) <= 60 else shown[:57] + "..."
-        return ClusterError(f"{self.where} has {key} = {short}, expected {expected}")
+        return ClusterError(f"{self.where} has {key} = {shorten(shown)}, expected {expected}")
 
     def _explain(self, key: str) -> str:
         with_unit = [known for known in self.keys if known.startswith(f"{key}_")]
@@ -126,13 +132,13 @@ class Table:
             return f"the key {key!r} without its unit: write {' or '.join(with_unit)}"
         close = difflib.get_close_matches(key, self.keys, n=1, cutoff=0.5)
         advice = f"did you mean {close[0]}?" if close else f"it may have {', '.join(self.keys)}"
-        return f"the unknown key {key!r}: {advice}"
+        return f"the unknown key {shorten(key)!r}: {advice}"
 
 
 def name_table(noun: str, values: Mapping[str, Any]) -> str:
     """What errors call the table of a ``noun``."""
     name = values.get("name")
-    return f"{noun} {name!r}" if isinstance(name, str) else f"a {noun} without a name"
+    return f"{noun} {shorten(name)!r}" if isinstance(name, str) else f"a {noun} without a name"
 
 
 def write_number(key: str, value: float) -> str:

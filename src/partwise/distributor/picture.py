@@ -70,9 +70,10 @@ def _make_band(
     owned = [measure_ownership(plan, model, name) for name in names]
     cells = [
         _make_cell(
-            shorten(plan.part(name).server, columns - PADDING),
+            plan.part(name).server,
             one if len(names) > 1 else None,
             costs.get(name),
+            columns - PADDING,
         )
         for name, one in zip(names, owned, strict=True)
     ]
@@ -81,14 +82,15 @@ def _make_band(
     hop = slowest and f"{slowest.hop_bytes:,} bytes, {format_ms(slowest.hop_s)} ms"
     return Band(
         layers=model.describe_range(stage.start, stage.stop),
-        hop=hop or "",
+        hop=shorten(hop or "", columns // 2 - PADDING),  # beside the arrow in the middle
         rows=_fill_rows(cells, [one.of_weights for one in owned], columns),
     )
 
 
-def _make_cell(server: str, owned: Ownership | None, cost: PartCost | None) -> Cell:
+def _make_cell(server: str, owned: Ownership | None, cost: PartCost | None, room: int) -> Cell:
     """The narrowest cell with a member's share of its stage, its time for a pass, and the kinds
-    of neurons that it has where it lacks some, as far as they are known."""
+    of neurons that it has where it lacks some, as far as they are known; none of them is longer
+    than ``room``."""
     words = []
     if owned is not None:
         words.append(f"{100 * owned.of_weights:.0f} %")
@@ -98,6 +100,7 @@ def _make_cell(server: str, owned: Ownership | None, cost: PartCost | None) -> C
         kinds = [kind for kind, share in owned.by_kind.items() if share]
         if len(kinds) < len(owned.by_kind):
             words.append(" + ".join(kinds) or "no neurons")
+    server, *words = (shorten(word, room) for word in (server, *words))
     return Cell(
         server=server,
         words=tuple(words),

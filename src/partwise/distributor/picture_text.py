@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 
 from partwise.distributor.picture import PADDING, Band, Cell, Picture, shorten
 
@@ -13,7 +13,7 @@ MAX_FRAMED = 16
 """With more stages than these, those on one server have no border between them."""
 
 Row = list[tuple[str, int]]
-"""The text and the columns of each cell."""
+"""The text and the columns of each cell, in one line."""
 
 
 def draw_text(picture: Picture) -> str:
@@ -23,41 +23,52 @@ def draw_text(picture: Picture) -> str:
     lines: list[str] = []
     above: list[int] = []
     for i, row in enumerate(rows):
-        below = list(accumulate(columns + 1 for _, columns in row))[:-1]
+        below = list(accumulate(columns + 1 for _, columns in row[0]))[:-1]
         if i == 0 or above or below or not is_dense:
             lines.append(_draw_border(picture.columns, above, below, "├┤" if i else "┌┐"))
-        lines.append("│" + "│".join(f" {text}".ljust(columns) for text, columns in row) + "│")
+        lines += (_draw_line(line) for line in row)
         above = below
     lines.append(_draw_border(picture.columns, above, [], "└┘"))
     return "\n".join(lines)
 
 
-def _list_rows(band: Band, index: int, picture: Picture) -> Iterator[Row]:
-    """The (text, columns) of each cell, row by row; a stage's layers are named first."""
+def _list_rows(band: Band, index: int, picture: Picture) -> Iterator[list[Row]]:
+    """The lines of each row of cells; a stage's layers are named first."""
     arrow = ARROW if index else ""
     room = picture.columns - PADDING
     if len(band.rows) == len(band.rows[0]) == 1:
         cell = band.rows[0][0]
         start = f"{arrow}{cell.server} · {band.layers}"
         if len(start) <= room:
-            yield [(_join(start, cell.words, room), picture.columns)]
+            yield [[(line, picture.columns)] for line in _wrap([start, *cell.words], room)]
             return
-    yield [(shorten(f"{arrow}{band.layers}", room), picture.columns)]
+    yield [[(shorten(f"{arrow}{band.layers}", room), picture.columns)]]
     for row in band.rows:
-        yield [(_label(cell), cell.columns) for cell in row]
+        yield _list_lines(row)
 
 
-def _label(cell: Cell) -> str:
-    return _join(cell.server, cell.words, cell.columns - PADDING)
+def _list_lines(row: Sequence[Cell]) -> list[Row]:
+    """The lines of cells side by side, all of as many lines as the one with most."""
+    texts = [_wrap([cell.server, *cell.words], cell.columns - PADDING) for cell in row]
+    return [
+        [(text, cell.columns) for text, cell in zip(line, row, strict=True)]
+        for line in zip_longest(*texts, fillvalue="")
+    ]
 
 
-def _join(start: str, words: Sequence[str], columns: int) -> str:
-    """``start`` and as many of the words after it as fit."""
-    for word in words:
-        if len(start) + 3 + len(word) > columns:
-            break
-        start += f" · {word}"
-    return start
+def _wrap(words: Sequence[str], columns: int) -> list[str]:
+    """The words in as few lines as hold them all; none is wider than ``columns``."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 3 + len(word) > columns:
+            lines.append(word)
+        else:
+            lines[-1] += f" · {word}"
+    return lines
+
+
+def _draw_line(line: Row) -> str:
+    return f"│{'│'.join(f' {text}'.ljust(columns) for text, columns in line)}│"
 
 
 def _draw_border(columns: int, above: Sequence[int], below: Sequence[int], ends: str) -> str:

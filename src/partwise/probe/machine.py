@@ -6,33 +6,36 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from partwise.probe.limits import read_limits
 from partwise.probe.points import Machine
 
 LOOK_S = 0.5
 """How long others are watched before anything is measured."""
-_CACHES = Path("/sys/devices/system/cpu")
+_CACHES, _STAT = Path("/sys/devices/system/cpu"), Path("/proc/stat")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Others:
-    """What else this machine did just before it was measured: processors in use (what a
-    hypervisor gave to other machines counts), and the load average of the last minute."""
+    """What else this machine did just before it was measured: those of our processors in use
+    (what a hypervisor gave to other machines counts), and the load average of the last minute."""
 
     busy_cores: float
     load_average_1_min: float
 
 
 def describe_machine() -> Machine:
-    """The processors this process may use, the memory, and the last level of cache."""
+    """The processors and the memory that this process may use, and the last level of cache."""
+    cpus, limits = os.sched_getaffinity(0), read_limits()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
-        cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        cache_bytes=_sum_last_caches(_CACHES),
+        cores=min(len(cpus), limits.cores or len(cpus)),
+        memory_bytes=min(memory_bytes, limits.memory_bytes or memory_bytes),
+        cache_bytes=_sum_last_caches(_CACHES, cpus),
     )
 
 
@@ -42,10 +45,11 @@ def find_name() -> str:
 
 
 def watch_others() -> Others:
-    """Look for LOOK_S at what is going on."""
-    start_s, before = time.monotonic(), _read_busy_ticks()
+    """Look for LOOK_S at what is going on on our processors."""
+    cpus = os.sched_getaffinity(0)
+    start_s, before = time.monotonic(), _read_busy_ticks(_STAT, cpus)
     time.sleep(LOOK_S)
-    ticks = _read_busy_ticks() - before
+    ticks = _read_busy_ticks(_STAT, cpus) - before
     elapsed_s = time.monotonic() - start_s
     return Others(
         busy_cores=ticks / os.sysconf("SC_CLK_TCK") / elapsed_s,
@@ -53,19 +57,22 @@ def watch_others() -> Others:
     )
 
 
-def _read_busy_ticks() -> int:
-    """Clock ticks for which any processor was not idle, ours and stolen ones."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("cpu "):
-            user, nice, system, _, _, irq, softirq, steal = map(int, line.split()[1:9])
-            return user + nice + system + irq + softirq + steal
-    return 0
+def _read_busy_ticks(path: Path, cpus: Collection[int]) -> int:
+    """Clock ticks for which the processors ``cpus`` were not idle, ours and stolen ones."""
+    names, ticks = {f"cpu{cpu}" for cpu in cpus}, 0
+    for line in path.read_text().splitlines():
+        name, *words = line.split()
+        if name in names:
+            user, nice, system, _, _, irq, softirq, steal = map(int, words[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks
 
 
-def _sum_last_caches(folder: Path) -> int:
-    """Bytes of the caches of the highest level, each counted once; 0 where nothing says so."""
+def _sum_last_caches(folder: Path, cpus: Collection[int]) -> int:
+    """Bytes of the caches of the highest level that the processors ``cpus`` have, each counted
+    once; 0 where nothing says so."""
     found: dict[tuple[int, str], int] = {}
-    for index in folder.glob("cpu[0-9]*/cache/index*"):
+    for index in (index for cpu in cpus for index in folder.glob(f"cpu{cpu}/cache/index*")):
         words = _read_words(index, ("level", "size", "shared_cpu_list"))
         size = re.fullmatch(r"(\d+)([KMG])", words[1]) if words else None
         if words and size:

@@ -5,6 +5,7 @@ A process of its own, for a team is forked where no thread runs yet, and it can 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,12 +46,14 @@ Message = Progressed | Measurements | Failed
 
 
 def measure_everything(pipe: Connection, machine: Machine) -> None:
-    """Send `Progressed` again and again, at last `Measurements` or `Failed`."""
+    """Send `Progressed` again and again, at last `Measurements` or `Failed`; return early where
+    the owner is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who ends us
-    try:
-        pipe.send(_measure(pipe, machine))
-    except ProbeError as exc:
-        pipe.send(Failed(text=str(exc)))
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            pipe.send(_measure(pipe, machine))
+        except ProbeError as exc:
+            pipe.send(Failed(text=str(exc)))
 
 
 def _measure(pipe: Connection, machine: Machine) -> Measurements:

@@ -24,6 +24,20 @@ def require_matplotlib() -> None:
         raise UsageError("--plot needs matplotlib: `pip install 'partwise[plot]'`, or leave it out")
 
 
+def check_ending(path: Path) -> None:
+    """Refuse early a path whose ending names no format.
+
+    Raises:
+        UsageError: matplotlib draws none of that ending.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
+        raise UsageError(f"--plot {path} {ending}: give a path ending in .png or .svg")
+
+
 def plot_bandwidth(host: Host, path: Path) -> None:
     """Draw both curves of ``host`` to the file ``path``, whose ending names the format.
 

@@ -59,6 +59,20 @@ def test_options_reach_their_strategy(tiny_llama: Path, tmp_path: Path) -> None:
     assert [count_owned(plan, part.name, "mlp_unit") for part in plan.parts] == [128, 32]
 
 
+def test_entries_of_ids_that_overlap_are_told(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["--ids", "*/mlp_unit/local-0=0:160"]
+    later = ["--ids", "1:3/mlp_unit/local-1=0:160", "--ids", "1:3/kv_group/local-1=0:2"]
+    plan = make(tiny_llama, tmp_path / "plan.json", "ids", *first, *later)
+    note = "note: --ids 1:3/mlp_unit replaces */mlp_unit in 2 layers: the later entry wins"
+    assert note in capsys.readouterr().err.splitlines()
+    # Each has all of them, in the layers that are left to it.
+    assert [count_owned(plan, part.name, "mlp_unit") for part in plan.parts] == [160, 160]
+    make(tiny_llama, tmp_path / "plan.json", "ids", *FULL["ids"])
+    assert "replaces" not in capsys.readouterr().err
+
+
 def test_every_option_is_for_strategies_that_exist() -> None:
     assert DEFAULT_STRATEGY in STRATEGIES
     for option in STRATEGY_OPTIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,24 @@ def test_the_file_holds_the_one_plan_for_all(run, smollm2: Path, tmp_path: Path)
     assert read_plan(out) == expect(smollm2, "home", "balanced").overall
     assert "64 streams" in svg.read_text()
     assert err == "note: written is the one plan for all numbers of streams\n"
+
+
+def test_notes_are_those_of_the_streams_that_they_stand_beside(run, tmp_path: Path) -> None:
+    out, svg = tmp_path / "plan.json", tmp_path / "plan.svg"
+    options = ("--cluster", "home", "--streams", "1,8,64", "--json", "--out", out, "--svg", svg)
+    document = json.loads(run(*options)[0])
+    seen = 0
+    for one in (*document["plans"], *document["one_plan_for_all"]):
+        figures = [
+            float(found.replace(",", ""))
+            for note in one["notes"]
+            for found in re.findall(r"wins for throughput with ([\d,.]+) tokens/s", note)
+        ]
+        rate = one["expected"]["tokens_per_s"]
+        assert figures == pytest.approx([rate] * len(figures), rel=1e-2)
+        seen += len(figures)
+    assert seen >= 3
+    # The one for all is another's than that for 64 streams, with which the picture is headed.
+    assert document["one_plan_for_all"][-1]["notes"] == []
+    assert " wins for " not in svg.read_text()
+    assert read_plan(out).notes == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,37 +52,44 @@ def check_options(args: argparse.Namespace) -> None:
 
 def plan_once(args: argparse.Namespace, problem: Problem) -> None:
     """The plan of the strategy asked for, for one number of streams."""
+    from partwise.cli.format import format_json
     from partwise.cli.planning.answer import answer, write_files
     from partwise.cli.planning.document import describe_question
     from partwise.cli.planning.table import render_heading, render_outlook, render_planned
     from partwise.distributor.compare import plan_with
 
-    question = describe_question(problem, args.cluster)
+    question = describe_question(problem, args)
     strategy = choose_strategy(args)
     one = answer(problem, strategy, plan_with(problem, strategy))
     heading = render_heading(question, one.document)
     write_files(args, one.plan, one.picture, heading, render_outlook(question, one.document))
     if args.json:
-        print(json.dumps(question | {"plans": [one.document]}, indent=1))
+        print(format_json(question | {"plans": [one.document]}))
     else:
         print(render_planned(question, one))
 
 
 def compare_strategies(args: argparse.Namespace, problem: Problem) -> None:
     """A comparison for each number of streams, of the strategies that have what they need."""
+    from partwise.cli.format import format_json
     from partwise.cli.planning.comparison import render_comparison
     from partwise.cli.planning.document import describe_comparison, describe_question
     from partwise.distributor.compare import compare
 
     goal = choose_goal(args)
     names, missing = split_strategies(args)
-    question = describe_question(problem, args.cluster)
+    question = describe_question(problem, args)
     documents = []
     for streams in read_streams(args.streams):
         asked = replace(problem, workload=replace(problem.workload, streams=streams))
         documents.append(describe_comparison(asked, goal, compare(asked, goal, names)))
+    question["not_tried"] = [
+        {"strategy": name, "obstacle": f"needs --{option.name} {option.needed}"}
+        for option in missing
+        for name in option.strategies
+    ]
     if args.json:
-        print(json.dumps(question | {"comparisons": documents}, indent=1))
+        print(format_json(question | {"comparisons": documents}))
     else:
         idle = [f"{option.strategies[0]} (--{option.name})" for option in missing]
         print("\n\n\n".join(render_comparison(question, one, idle) for one in documents))

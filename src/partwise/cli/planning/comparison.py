@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from partwise.cli.planning.table import tabulate
+from partwise.cli.format import tabulate
 from partwise.cli.planning.words import format_figure, render_asked, render_measure
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
     from partwise.distributor.verdict import Verdict
 
 
-def describe_question(problem: Problem, cluster_name: str) -> dict[str, Any]:
+def describe_question(problem: Problem, args: argparse.Namespace) -> dict[str, Any]:
     """What was asked, whatever the number of streams."""
     workload = problem.workload
     return {
         "model": problem.model.name,
-        "cluster": cluster_name,
+        "cluster": args.cluster,
         "servers": list(problem.servers),
         "context_tokens": workload.context_tokens,
+        "is_context_assumed": args.context is None,
         "num_sequences": workload.sequences,
         "precision": workload.precision,
         "is_training": workload.is_training,

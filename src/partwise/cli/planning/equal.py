@@ -5,6 +5,7 @@ It predicts no time: for that `partwise plan` wants a cluster.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
 HEADERS = ("server", "part", "layers", "weights GiB", "KV GiB", "read per token %")
 
 
-def describe_bytes(
-    plan: Plan, model: Model, context_tokens: int, num_sequences: int
-) -> dict[str, Any]:
-    """The plan as a JSON document, in what its parts hold and read."""
+def describe_bytes(plan: Plan, model: Model, question: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan as a JSON document, in what its parts hold and read; ``question`` has the tokens
+    of a sequence, whether they are assumed, and the number of sequences."""
     from partwise.distributor import measure_holding
 
     holdings = {part.name: measure_holding(plan, model, part.name) for part in plan.parts}
@@ -33,7 +33,9 @@ def describe_bytes(
                 "stop_layer": stage.stop,
                 "layers": model.describe_range(stage.start, stage.stop),
                 "weight_bytes": holding.weight_bytes,
-                "kv_bytes": holding.kv_bytes_per_token * context_tokens * num_sequences,
+                "kv_bytes": holding.kv_bytes_per_token
+                * question["context_tokens"]
+                * question["num_sequences"],
                 "read_bytes_per_token": holding.read_bytes_per_token,
                 "read_share_percent": 100 * holding.read_bytes_per_token / read_bytes,
             }
@@ -42,8 +44,7 @@ def describe_bytes(
         "model": model.name,
         "strategy": plan.strategy,
         "precision": plan.parts[0].precision,
-        "context_tokens": context_tokens,
-        "num_sequences": num_sequences,
+        **question,
         "parts": parts,
         "weight_bytes": sum(row["weight_bytes"] for row in parts),
         "kv_bytes": sum(row["kv_bytes"] for row in parts),
@@ -72,7 +73,7 @@ def describe_replicated(plan: Plan, model: Model) -> list[dict[str, Any]]:
 
 
 def render_bytes(document: dict[str, Any]) -> str:
-    """The plan as text for people."""
+    """The plan as text for people: its table, then its notes."""
     from partwise.cli.format import format_table
 
     rows = [
@@ -81,12 +82,14 @@ def render_bytes(document: dict[str, Any]) -> str:
     ]
     rows.append(("total", "", "", *_amounts(document, 100.0)))
     sequences = document["num_sequences"]
+    assumed = " (assumed; set --context)" if document["is_context_assumed"] else ""
     header = (
         f"{document['model']} in {len(document['parts'])} parts, {document['precision']} weights,"
         f" fp32 KV cache for {sequences} {'sequence' if sequences == 1 else 'sequences'} of"
-        f" {document['context_tokens']:,} tokens (assumed; set --context and --sequences)"
+        f" {document['context_tokens']:,} tokens{assumed}"
     )
-    return f"{header}\n\n{format_table(HEADERS, rows)}"
+    notes = [render_replicated(row) for row in document["replicated"]]
+    return "\n\n".join(filter(None, (header, format_table(HEADERS, rows), "\n".join(notes))))
 
 
 def render_replicated(row: dict[str, Any]) -> str:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from partwise.errors import UsageError
+
+MAX_STREAMS = 1_000_000
+"""Of streams and of sequences: far beyond what any cluster holds the KV caches of."""
+_LONG_NUMBER = re.compile(r"\d{13,}")
 
 
 def read_percentages(text: str) -> list[float] | dict[str, float]:
@@ -38,6 +44,7 @@ def read_ids(texts: list[str]) -> dict[str, dict[str, dict[str, str]]]:
     """
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for text in texts:
+        refuse_long_numbers("ids", text)
         key, _, ids = text.partition("=")
         words = key.split("/", 2)
         if len(words) < 3 or not all(words) or not ids:
@@ -54,12 +61,41 @@ def read_streams(text: str | None) -> list[int]:
     """The numbers of streams, ascending; 1 where none is given.
 
     Raises:
-        UsageError: no whole numbers from 1 on, or one twice.
+        UsageError: no whole numbers from 1 to MAX_STREAMS, or one twice.
     """
-    words = split_words(text or "1")
+    if text is None:
+        return [1]
+    words = split_words(text)
+    refuse_long_numbers("streams", text)
     if not all(word.isdecimal() and int(word) for word in words) or len(set(words)) < len(words):
         raise UsageError(f"--streams is {text!r}: give whole numbers from 1 on, as in 1,8,64")
-    return sorted(map(int, words))
+    streams = sorted(map(int, words))
+    refuse_more("streams", streams[-1])
+    return streams
+
+
+def refuse_more(option: str, number: int) -> None:
+    """Refuse more than MAX_STREAMS.
+
+    Raises:
+        UsageError: it is more.
+    """
+    if number > MAX_STREAMS:
+        raise UsageError(f"--{option} is {number}, it must be at most {MAX_STREAMS:,}")
+
+
+def refuse_long_numbers(option: str, text: str) -> None:
+    """Refuse what no list means, and what Python would not even read.
+
+    Raises:
+        UsageError: a number of more than a dozen digits.
+    """
+    found = _LONG_NUMBER.search(text)
+    if found:
+        raise UsageError(
+            f"--{option} has a number of {len(found[0]):,} digits, {found[0][:9]}...: give smaller"
+            " ones"
+        )
 
 
 def split_words(text: str) -> list[str]:
@@ -73,6 +109,7 @@ def read_pairs(option: str, text: str) -> dict[str, str]:
     Raises:
         UsageError: a text of another form, or a name twice.
     """
+    refuse_long_numbers(option, text)
     pairs: dict[str, str] = {}
     for word in split_words(text):
         name, _, value = word.partition("=")

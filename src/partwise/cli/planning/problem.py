@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from partwise.cli.planning.lists import read_streams, split_words
-from partwise.cli.planning.strategy import STRATEGY_OPTIONS, read_strategy_options
-from partwise.errors import UsageError
+from partwise.cli.planning.strategy import STRATEGY_OPTIONS, is_given, read_strategy_options
+from partwise.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
     from partwise.cluster import Cluster
@@ -29,7 +31,11 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add("--strategy", metavar="S", help="how to cut (default: auto; see --list-strategies)")
     add("--goal", choices=GOALS, help="default: latency for one stream, throughput for more")
     add("--compare", action="store_true", help="all strategies and one machine, side by side")
-    add("--streams", metavar="N,...", help="decoded at a time; a plan for each (default: 1)")
+    add(
+        "--streams",
+        metavar="N,...",
+        help="decoded at a time, with --train microbatches a step; a plan for each (default: 1)",
+    )
     add("--precision", metavar="P", help="of the weights (default: fp32)")
     add("--allow", metavar="WORD,...", help=f"for layers too large: {', '.join(ALLOWED)}")
     add("--train", action="store_true", help="training, on microbatches of --sequences")
@@ -44,7 +50,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     """
     names = ("host", "only", "strategy", "goal", "compare", "streams", "precision", "allow")
     for name in (*names, "train", "checkpointing", *(option.name for option in STRATEGY_OPTIONS)):
-        if getattr(args, name.replace("-", "_")):
+        if is_given(args, name):
             instead = f"--cluster local-{args.parts}" if args.parts else "--cluster FILE"
             given = "--parts" if args.parts else "--servers"
             raise UsageError(f"--{name} is for a cluster: give {instead} instead of {given}")
@@ -55,14 +61,19 @@ def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) ->
 
     Raises:
         UsageError: options that mean nothing, or nothing together.
+        PlanError: granules of neurons that the model does not have.
         ClusterError: no such cluster, or no server of a name of ``--only``.
     """
+    from partwise.cli.planning.ids import list_overlaps
     from partwise.distributor.problem import Problem
 
     options, allow = read_strategy_options(args), read_allowed(args.allow)
+    check_granules(model, options.get("granules", {}))
     options["goal"] = choose_goal(args)
     workload = read_workload(args, context_tokens)
     cluster = open_servers(args)
+    for line in list_overlaps(model, options.get("ids", {})):
+        print(f"note: {line}", file=sys.stderr)
     return Problem(
         model=model,
         cluster=cluster,
@@ -71,6 +82,21 @@ def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) ->
         allow=allow,
         options=options,
     )
+
+
+def check_granules(model: Model, granules: Mapping[str, Any]) -> None:
+    """Refuse granules of kinds that the model lacks.
+
+    Raises:
+        PlanError: the first of them.
+    """
+    known = {kind.name for layer in model.layers for kind in layer.neuron_kinds}
+    for kind in granules:
+        if kind not in known:
+            raise PlanError(
+                f"--granules has {kind!r}: {model.name} has no kind of that name, it has"
+                f" {', '.join(sorted(known))}"
+            )
 
 
 def choose_goal(args: argparse.Namespace) -> str:
@@ -103,7 +129,7 @@ def read_workload(args: argparse.Namespace, context_tokens: int) -> Workload:
     """
     from partwise.distributor.workload import ELEMENT_BYTES, Workload
 
-    precision = args.precision or "fp32"
+    precision = "fp32" if args.precision is None else args.precision
     if precision not in ELEMENT_BYTES:
         raise UsageError(f"--precision is {precision!r}: give one of {', '.join(ELEMENT_BYTES)}")
     if args.checkpointing and not args.train:
@@ -124,7 +150,7 @@ def read_allowed(text: str | None) -> frozenset[str]:
     Raises:
         UsageError: something else.
     """
-    words = split_words(text) if text else []
+    words = [] if text is None else split_words(text)
     for word in words:
         if word not in ALLOWED:
             raise UsageError(f"--allow has {word!r}: it may have {', '.join(ALLOWED)}")

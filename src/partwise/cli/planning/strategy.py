@@ -27,19 +27,29 @@ SHARING = ("count", "percentage", "compute")
 class StrategyOption(NamedTuple):
     """An option that only ``strategies`` have: its name here and theirs, and its reader.
 
-    No ``key``: it is no option there, but part of the problem. ``is_needed``: without it they
-    make no plan.
+    No ``key``: it is no option there, but part of the problem. ``needed``: an example, where
+    they make no plan without it.
     """
 
     name: str
     key: str
     strategies: tuple[str, ...]
     read: Callable[[Any], Any]
-    is_needed: bool = False
+    needed: str = ""
 
     def get(self, args: argparse.Namespace) -> Any:
-        """What was given, unread; false where nothing was."""
+        """What was given, unread."""
         return getattr(args, self.name.replace("-", "_"))
+
+    def is_given(self, args: argparse.Namespace) -> bool:
+        """Whether it was given, be it empty."""
+        return is_given(args, self.name)
+
+
+def is_given(args: argparse.Namespace, option: str) -> bool:
+    """Whether ``option`` was given, be it empty."""
+    value = getattr(args, option.replace("-", "_"))
+    return value is not None and value is not False
 
 
 def add_strategy_options(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +64,8 @@ def add_strategy_options(parser: argparse.ArgumentParser) -> None:
         "--ids",
         metavar="LAYERS/KIND/NAME=0:3,7",
         action="append",
-        help="ids: neurons of a server in LAYERS (a name, 0:4 or *); may be repeated",
+        help="ids: neurons of a server in LAYERS (a name, 0:4 or *); may be repeated, and where"
+        " LAYERS overlap the later entry wins",
     )
     add("--granules", metavar="KIND=N,...", help="neurons of a kind that stay together")
     parser.add_argument(
@@ -82,15 +93,18 @@ def choose_strategy(args: argparse.Namespace) -> str:
     """The strategy asked for, or the default one.
 
     Raises:
-        UsageError: there is none of that name, or an option that it does not have is given.
+        UsageError: there is none of that name, an option that it does not have is given, or one
+            that it needs is not.
     """
     from partwise.distributor.strategies import STRATEGIES
 
-    name: str = args.strategy or DEFAULT_STRATEGY
+    name: str = DEFAULT_STRATEGY if args.strategy is None else args.strategy
     if name not in STRATEGIES:
         raise UsageError(f"--strategy is {name!r}: give one of {', '.join(STRATEGIES)}")
     for option in STRATEGY_OPTIONS:
-        if option.get(args) and name not in option.strategies:
+        if option.needed and not option.is_given(args) and name in option.strategies:
+            raise UsageError(f"--strategy {name} needs --{option.name} {option.needed}")
+        if option.is_given(args) and name not in option.strategies:
             raise UsageError(
                 f"--{option.name} is for the strategy {' or '.join(option.strategies)}, not for"
                 f" {name!r}: give --strategy {option.strategies[0]}, or leave it out"
@@ -102,7 +116,7 @@ def split_strategies(args: argparse.Namespace) -> tuple[list[str], list[Strategy
     """The strategies that have what they need, and the options that others would need."""
     from partwise.distributor.strategies import STRATEGIES
 
-    missing = [o for o in STRATEGY_OPTIONS if o.is_needed and not o.get(args)]
+    missing = [o for o in STRATEGY_OPTIONS if o.needed and not o.is_given(args)]
     idle = {name for option in missing for name in option.strategies}
     return [name for name in STRATEGIES if name not in idle], missing
 
@@ -113,7 +127,7 @@ def read_strategy_options(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: one is of another form than its help says.
     """
-    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.key and o.get(args)}
+    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.key and o.is_given(args)}
 
 
 def _same(value: Any) -> Any:
@@ -128,9 +142,9 @@ STRATEGY_OPTIONS = (
     StrategyOption("allow", "", FITTING, _same),
     StrategyOption("cache-fit", "cache_fit", FITTING, _same),
     StrategyOption("keep-order", "keep_order", ("balanced",), _same),
-    StrategyOption("percent", "percentages", ("percentage",), read_percentages, is_needed=True),
-    StrategyOption("layers", "layers", ("layers",), _read_layers, is_needed=True),
-    StrategyOption("types", "types", ("type",), read_types, is_needed=True),
-    StrategyOption("ids", "ids", ("ids",), read_ids, is_needed=True),
+    StrategyOption("percent", "percentages", ("percentage",), read_percentages, "70,30"),
+    StrategyOption("layers", "layers", ("layers",), _read_layers, "NAME=0:10,..."),
+    StrategyOption("types", "types", ("type",), read_types, "KIND=NAME,..."),
+    StrategyOption("ids", "ids", ("ids",), read_ids, "LAYERS/KIND/NAME=0:3,7"),
     StrategyOption("granules", "granules", (*SHARING, *BY_TIME), read_granules),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from partwise.cli.format import GIB, MIB, format_table
+from partwise.cli.format import GIB, MIB, tabulate
 from partwise.cli.planning.equal import render_replicated
 from partwise.cli.planning.words import count, format_figure, render_asked, render_measure
 
@@ -105,12 +105,6 @@ def render_neurons(percent: dict[str, float]) -> str:
     if len(set(shares.values())) <= 1:
         return next(iter(shares.values()), "100")
     return ", ".join(f"{kind} {share}" for kind, share in shares.items())
-
-
-def tabulate(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table without the columns of which every cell is None."""
-    kept = [i for i in range(len(headers)) if any(row[i] is not None for row in rows)]
-    return format_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def _list_cells(part: dict[str, Any], precision: str) -> tuple[Cell, ...]:

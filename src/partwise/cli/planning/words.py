@@ -23,18 +23,25 @@ def render_asked(question: dict[str, Any], streams: int) -> str:
     context, sequences = question["context_tokens"], question["num_sequences"]
     if question["is_training"]:
         again = ", with checkpointing" if question["has_checkpointing"] else ""
-        microbatches = count(streams, "microbatch")
+        microbatches = count(streams, name_streams(question))
         work = f"training on {microbatches} of {sequences} x {context:,} tokens{again}"
     else:
         held = max(sequences, streams)
         work = f"{count(streams, 'stream')}, KV cache for {held:,} x {context:,} tokens"
+    if question["is_context_assumed"]:
+        work += " (assumed; set --context)"
     where = f"{question['model']} over {question['cluster']}"
     return f"{where}, {question['precision']} weights, {work}"
 
 
+def name_streams(question: dict[str, Any]) -> str:
+    """What the number of streams counts: in training microbatches a step."""
+    return "microbatch" if question["is_training"] else "stream"
+
+
 def render_measure(verdict: dict[str, Any], question: dict[str, Any]) -> str:
     """By what a verdict judges."""
-    noun = "microbatch" if question["is_training"] else "stream"
+    noun = name_streams(question)
     if verdict["measure"] == "latency":
         return f"for one {noun}"
     return f"at {count(verdict['streams'], noun)}"
