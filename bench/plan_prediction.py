@@ -20,6 +20,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,8 @@ def _measure_deployment(
     with partwise.deploy(case.path, plan=make_plan(case, parts), options=options) as net:
         for each in configurations:
             decode(net, ids, each.streams, WARM_TOKENS)
-            quiet = measure_quietly(
-                lambda each=each: decode(net, ids, each.streams, case.num_tokens),
-                net.pids.values(),
-            )
+            run = partial(decode, net, ids, each.streams, case.num_tokens)
+            quiet = measure_quietly(run, net.pids.values())
             speeds[each].append(quiet.value)
             print(
                 f"{each}: {quiet.value:.2f} tokens/s (try {quiet.tries}, others used"

@@ -57,6 +57,7 @@ FIELDS = {
         "step_timeout_s": "float",
         "token_file": "Path | None",
         "on_load": "Callable[[int, int], None]",
+        "on_notice": "Callable[[str], None]",
     },
     "PartReport": {
         "name": "str",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from partwise.probe import machine
+from partwise.probe import machine, others
 from partwise.probe.limits import Limits, read_limits
 from partwise.probe.machine import describe_machine, watch_others
 
@@ -91,13 +91,8 @@ def test_only_who_uses_our_processors_is_seen(
         write_stat(path, 1000, 500 + 2 * second, 700 + second, 2 * second)
 
     write_stat(path, 1000, 500, 700, 0)
-    monkeypatch.setattr(machine, "_STAT", path)
+    monkeypatch.setattr(others, "_PROC", tmp_path)
     monkeypatch.setattr(machine.time, "sleep", look)
     monkeypatch.setattr(machine.time, "monotonic", lambda: now_s[0])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
     assert watch_others().busy_cores == pytest.approx(busy_cores)
-
-
-def test_the_kernel_tells_of_every_processor_that_we_may_use() -> None:
-    for cpu in os.sched_getaffinity(0):
-        assert machine._read_busy_ticks(machine._STAT, [cpu]) > 0

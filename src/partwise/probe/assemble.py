@@ -10,7 +10,6 @@ from partwise.cluster.description import Curve, Host, Rates, Streaming
 from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.probe.measurements import Measurements
 from partwise.probe.points import (
-    STREAMED_SHAPES,
     TOKENS,
     Machine,
     Multiply,
@@ -20,6 +19,7 @@ from partwise.probe.points import (
     empty_multiply,
     list_matrices,
     list_reads,
+    list_streamed_shapes,
     list_teams,
 )
 from partwise.probe.spread import spread
@@ -127,7 +127,7 @@ def _assemble_rates(precision: str, one: _Column, every: _Column, server: _Colum
                 all_cores_bytes_per_s=every.stream(precision, shape),
                 one_server_bytes_per_s=None if server is None else server.stream(precision, shape),
             )
-            for shape in STREAMED_SHAPES
+            for shape in list_streamed_shapes(one.machine)
         ),
     )
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from partwise.probe.limits import read_limits
+from partwise.probe.others import count_others_s
 from partwise.probe.points import Machine
 
 LOOK_S = 0.5
 """How long others are watched before anything is measured."""
-_CACHES, _STAT = Path("/sys/devices/system/cpu"), Path("/proc/stat")
+_CACHES = Path("/sys/devices/system/cpu")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -46,26 +47,13 @@ def find_name() -> str:
 
 def watch_others() -> Others:
     """Look for LOOK_S at what is going on on our processors."""
-    cpus = os.sched_getaffinity(0)
-    start_s, before = time.monotonic(), _read_busy_ticks(_STAT, cpus)
+    start_s, before_s = time.monotonic(), count_others_s(())
     time.sleep(LOOK_S)
-    ticks = _read_busy_ticks(_STAT, cpus) - before
-    elapsed_s = time.monotonic() - start_s
+    busy_s = count_others_s(()) - before_s
     return Others(
-        busy_cores=ticks / os.sysconf("SC_CLK_TCK") / elapsed_s,
+        busy_cores=busy_s / (time.monotonic() - start_s),
         load_average_1_min=os.getloadavg()[0],
     )
-
-
-def _read_busy_ticks(path: Path, cpus: Collection[int]) -> int:
-    """Clock ticks for which the processors ``cpus`` were not idle, ours and stolen ones."""
-    names, ticks = {f"cpu{cpu}" for cpu in cpus}, 0
-    for line in path.read_text().splitlines():
-        name, *words = line.split()
-        if name in names:
-            user, nice, system, _, _, irq, softirq, steal = map(int, words[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks
 
 
 def _sum_last_caches(folder: Path, cpus: Collection[int]) -> int:

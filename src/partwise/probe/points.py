@@ -120,4 +120,12 @@ def list_matrices(team: Team, machine: Machine) -> list[tuple[tuple[int, int], i
     streamed_bytes = max(least, team.num_processes * LEAST_STREAMED_EACH_BYTES)
     streamed_bytes = min(streamed_bytes, machine.memory_bytes // 4)
     cached = (CACHED_SHAPE, 1)  # one matrix a process
-    return [cached, *((shape, streamed_bytes) for shape in STREAMED_SHAPES)]
+    return [cached, *((shape, streamed_bytes) for shape in list_streamed_shapes(machine))]
+
+
+def list_streamed_shapes(machine: Machine) -> list[tuple[int, int]]:
+    """Those of STREAMED_SHAPES of which a quarter of the memory holds one for each core, in
+    fp32; the smallest at least."""
+    room = machine.memory_bytes // 4 // machine.cores
+    smallest, *others = STREAMED_SHAPES
+    return [smallest, *(shape for shape in others if 4 * shape[0] * shape[1] <= room)]
