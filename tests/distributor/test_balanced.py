@@ -11,7 +11,8 @@ import pytest
 
 from partwise.cluster.description import Cluster, LinkSpeed, Server
 from partwise.distributor import Plan, balance_layers
-from partwise.distributor.balanced import cut_evenly, find_kinds, find_least_limit, plan, weigh
+from partwise.distributor.balanced import cut_evenly, find_least_limit, plan, weigh
+from partwise.distributor.balanced_runs import find_kinds
 from partwise.distributor.segment_costs import SegmentCosts
 from partwise.errors import Infeasible, PlanError
 from partwise.model import LayerKind, Model

@@ -165,4 +165,4 @@ def _passes(prediction: Prediction) -> str:
 def format_ms(seconds: float) -> str:
     """Milliseconds, without their unit, with three significant digits."""
     ms = 1e3 * seconds
-    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
