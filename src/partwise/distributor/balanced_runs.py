@@ -113,7 +113,7 @@ def _solve_once(problem: Problem, cache_of: dict[str, int] | None) -> Solution |
 
 
 def _measure(problem: Problem, cache_of: dict[str, int] | None, *, has_order: bool) -> SegmentCosts:
-    limits = cache_of and [cache_of[name] for name in problem.servers]
+    limits = None if cache_of is None else [cache_of[name] for name in problem.servers]
     return SegmentCosts(
         problem.model,
         problem.cluster,

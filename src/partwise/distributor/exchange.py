@@ -6,7 +6,7 @@ sends a piece to every other one, twice.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -130,7 +130,7 @@ def _join_alike(cluster: Cluster, servers: Sequence[str]) -> tuple[float, float]
 def _join_pairs(cluster: Cluster, servers: Sequence[str]) -> tuple[float, float]:
     """The same, where pairs have links of their own."""
     way_s = 0.0
-    busy_s: Counter[tuple[str, str]] = Counter()
+    busy_s: defaultdict[tuple[str, str], float] = defaultdict(float)
     for sender in servers:
         for target in servers:
             if sender != target:

@@ -5,7 +5,7 @@ What the members of one stage exchange is in `exchange.py`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +72,7 @@ def price_hops(
     """
     chosen = _choose_senders(cluster, senders, targets, find_bytes)
     pairs = list(zip(chosen, targets, strict=True))
-    busy_s: Counter[tuple[str, str]] = Counter()
+    busy_s: defaultdict[tuple[str, str], float] = defaultdict(float)
     num_sent = Counter(sender for sender, _ in pairs)
     ways = []
     for sender, target in pairs:
