@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from partwise.cluster import Curve, LinkSpeed, Rates
+from partwise.distributor.compare import ONE_MACHINE, compare
 from partwise.distributor.contest import GOALS
-from partwise.distributor.cost import predict
+from partwise.distributor.cost import one_machine, predict
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
@@ -111,6 +113,37 @@ def test_the_winner_is_compared_with_the_runner_up_and_one_machine(model: Model)
     assert note.count(" ms a token") == 3
     small = pose(model, make_cluster([1e-3, 2e-3], [20_000] * 2))
     assert "no one machine holds the model" in STRATEGIES["auto"].plan(small).notes[0]
+
+
+def test_the_one_machine_of_the_note_is_the_best_for_the_goal(model: Model) -> None:
+    """s0 reads fast, s1 computes fast: each is the best single one for another goal."""
+    cluster = make_cluster([1.0, 1.0], [GIB] * 2)
+    reads, computes = (
+        {
+            "one_core_bytes_per_s": Curve(x=(1.0,), y=(bytes_per_s,)),
+            "rates": {"fp32": Rates(one_core_macs_per_s=macs, all_cores_macs_per_s=macs)},
+        }
+        for bytes_per_s, macs in (
+            (1e8, Curve(x=(1.0,), y=(1e8,))),
+            (2e7, Curve(x=(1.0,), y=(1e12,))),
+        )
+    )
+    hosts = (replace(cluster.hosts[0], **reads), replace(cluster.hosts[1], **computes))
+    link = LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=10.0)
+    slow = replace(cluster, hosts=hosts, default_link=link)
+    problem = replace(
+        pose(model, slow, goal="latency"), workload=Workload(streams=64, context_tokens=2)
+    )
+    latency = GOALS["latency"].measure
+    alone = one_machine(model, slow, problem.workload, latency)
+    other = one_machine(model, slow, problem.workload)
+    assert alone is not None
+    assert other is not None
+    assert alone.parts[0].server != other.parts[0].server
+    said = f"one machine has {GOALS['latency'].say(alone)}"
+    assert said in STRATEGIES["auto"].plan(problem).notes[0]
+    (row,) = (c for c in compare(problem, "latency", ["greedy"]) if c.name == ONE_MACHINE)
+    assert row.prediction == alone
 
 
 def test_a_goal_that_is_none_is_named(model: Model) -> None:

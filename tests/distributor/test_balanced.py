@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise, permutations
+from typing import Any
 
 import pytest
 
 from partwise.cluster.description import Cluster, LinkSpeed, Server
 from partwise.distributor import Plan, balance_layers
-from partwise.distributor.balanced import cut_evenly, find_kinds, find_least_limit, plan, weigh
+from partwise.distributor.balanced import cut_evenly, find_least_limit, plan, weigh
+from partwise.distributor.balanced_runs import find_kinds
+from partwise.distributor.cost import predict
+from partwise.distributor.footprint import part_footprint
+from partwise.distributor.problem import Problem
 from partwise.distributor.segment_costs import SegmentCosts
+from partwise.distributor.workload import Workload
 from partwise.errors import Infeasible, PlanError
 from partwise.model import LayerKind, Model
+from support.clusters import random_cluster
 from support.planning import GIB, make_cluster, make_host, pose
+
+Synthesise = Callable[[random.Random], Any]
 
 
 def judge(weights: list[int], bounds: tuple[int, ...]) -> tuple[int, int]:
@@ -124,6 +134,55 @@ def test_unequal_servers_take_what_makes_the_slowest_fastest(model: Model) -> No
     assert [part.server for part in kept.parts] == sorted(part.server for part in kept.parts)
     assert slowest(kept, costs) == min(every[:36])
     assert found.notes == kept.notes == ()
+
+
+@pytest.mark.parametrize("keep_order", [False, True])
+def test_no_choice_of_fewer_servers_has_a_faster_slowest_part(
+    keep_order: bool, make_synthetic: Synthesise
+) -> None:
+    rng, num_fewer = random.Random(7), 0
+    for _ in range(60):
+        model, cluster = make_synthetic(rng).model, crowd(rng)
+        names = tuple(server.name for server in cluster.servers)
+        problem = replace(
+            pose(model, cluster, keep_order=keep_order),
+            workload=Workload(context_tokens=16, prefill_tokens=4, streams=rng.randint(1, 6)),
+        )
+        found = plan(problem)
+        choices = [c for n in range(1, len(names) + 1) for c in combinations(names, n)]
+        every = [predict_slowest(plan(replace(problem, servers=c)), problem) for c in choices]
+        assert predict_slowest(found, problem) <= min(every) * (1 + 1e-9)
+        num_fewer += len(found.parts) < len(names)
+    assert num_fewer > 5
+
+
+def crowd(rng: random.Random) -> Cluster:
+    """Servers that share hosts, where each of them costs the others something."""
+    cluster = random_cluster(rng)
+    hosts = [replace(h, call_overhead_s=rng.choice([0, 1e-5, 1e-4])) for h in cluster.hosts]
+    servers = [replace(server, memory_bytes=1 << 24) for server in cluster.servers[:4]]
+    return replace(cluster, hosts=tuple(hosts), servers=tuple(servers))
+
+
+def predict_slowest(found: Plan, problem: Problem) -> float:
+    prediction = predict(found, problem.model, problem.cluster, problem.workload)
+    return max(part.busy_s for part in prediction.parts)
+
+
+def test_training_leaves_room_for_the_microbatches_in_flight(model: Model) -> None:
+    workload = Workload(
+        context_tokens=64, sequences=8, streams=8, is_training=True, has_checkpointing=False
+    )
+    problem = replace(pose(model, make_cluster([1.0] * 3, [GIB] * 3)), workload=workload)
+    roomy = plan(problem)
+    largest = max(
+        part_footprint(roomy, model, part.name, workload).total_bytes for part in roomy.parts
+    )
+    cluster = make_cluster([1.0] * 3, [largest * 9 // 10] * 3)
+    for options in ({}, {"keep_order": True}):
+        # A plan that does not fit is refused where it is built.
+        tight = plan(replace(problem, cluster=cluster, options=options))
+        assert tight.stages != roomy.stages
 
 
 def slowest(found: Plan, costs: SegmentCosts) -> float:

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
-from partwise.distributor.cost import Prediction, one_machine, predict
+from partwise.cluster.presets import preset
+from partwise.distributor.cost import Prediction, list_unrated, one_machine, predict
+from partwise.distributor.exchange import join_members
 from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Link, Member, ModelIdentity, NeuronShare, Part, Plan, Stage
@@ -339,7 +341,8 @@ def test_members_exchange_a_sum_for_every_kind_that_they_split(
     prediction = run(model, split(model, num_members), cluster)
     bits = 64 / 1e6
     sum_s = {2: 0.5e-3 + bits, 4: 2 * (0.5e-3 + bits * 3 / 4)}[num_members]
-    pick_s = 0.5e-3 + 8 / 1e6
+    # A member sends its candidates to each other one.
+    pick_s = 0.5e-3 + (num_members - 1) * 8 / 1e6
     # The embedding, attention and MLP of four blocks, and the head's candidates.
     for part in prediction.parts:
         assert part.exchange_s == pytest.approx(9 * sum_s + pick_s)
@@ -347,6 +350,89 @@ def test_members_exchange_a_sum_for_every_kind_that_they_split(
     whole = run(model, cut(model), cluster).parts[0]
     shares = [part.working_set_bytes / whole.working_set_bytes for part in prediction.parts]
     assert all(1 / num_members < share < 1.35 / num_members for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("num_senders", "num_targets", "sent_by_one"), [(1, 4, 4), (2, 4, 2), (3, 4, 2), (4, 2, 1)]
+)
+def test_a_stage_sends_its_hop_to_each_target_one_after_the_other(
+    model: Model, num_senders: int, num_targets: int, sent_by_one: int
+) -> None:
+    hosts = [replace(make_host(name), call_overhead_s=5e-5) for name in "abcdefgh"]
+    cluster = make_cluster(*hosts[: num_senders + num_targets])
+    prediction = run(model, split_twice(model, num_senders, num_targets), cluster)
+    # A fifth of a call for each message more.
+    hop_s = 0.5e-3 + sent_by_one * 64 / 1e6 + (sent_by_one - 1) * 1e-5
+    first = prediction.parts[num_senders]
+    assert first.hop_s == pytest.approx(hop_s)
+    assert first.link_s == pytest.approx(sent_by_one * 64 / 1e6)
+    assert [part.hop_bytes for part in prediction.parts[num_senders:]] == [64] * num_targets
+
+
+def test_a_host_sends_and_receives_hops_through_one_card(model: Model) -> None:
+    hosts = [make_host(name) for name in "abcd"]
+    plan = split_twice(model, 2, 2)
+    apart = run(model, plan, make_cluster(*hosts)).parts[2]
+    for on in ("a a b c", "a b c c"):
+        together = run(model, plan, make_cluster(*hosts, on=on)).parts[2]
+        assert together.link_s == pytest.approx(2 * apart.link_s)
+    inside = replace(make_cluster(*hosts, on="a a a a"), loopback_link=LINK)
+    assert run(model, plan, inside).parts[2].link_s == pytest.approx(apart.link_s)
+
+
+@pytest.mark.parametrize("num_members", [2, 4])
+def test_members_on_one_host_share_its_card(model: Model, num_members: int) -> None:
+    hosts = [make_host(name) for name in "abcd"]
+    on = "a b" if num_members == 2 else "a a b b"
+    cluster = replace(make_cluster(*hosts, on=on), loopback_link=LINK)
+    exchange = join_members(cluster, [server.name for server in cluster.servers])
+    # Two of a send to two of b, a quarter of the sum in each message.
+    busy_s = {2: 64 / 1e6, 4: 2 * 2 * 16 / 1e6}[num_members]
+    phases = {2: 1, 4: 2}[num_members]
+    assert exchange.sum_s(64) == pytest.approx(phases * (0.5e-3 + busy_s))
+    linked = replace(cluster, links={("a", "b"): LINK})
+    assert join_members(linked, [server.name for server in cluster.servers]) == exchange
+
+
+def test_each_message_of_an_exchange_keeps_its_members(model: Model) -> None:
+    for call_s, message_s in ((0.0, 0.0), (5e-6, 1e-6), (150e-6, 30e-6), (5e-4, 30e-6)):
+        hosts = [replace(make_host(name), call_overhead_s=call_s) for name in "abcd"]
+        cluster = make_cluster(*hosts)
+        four, two = (
+            join_members(cluster, names) for names in (["s0", "s1", "s2", "s3"], ["s0", "s1"])
+        )
+        assert four.sum_s(0) == pytest.approx(2 * (0.5e-3 + 3 * message_s))
+        assert two.sum_s(0) == pytest.approx(0.5e-3 + message_s)
+
+
+def test_an_exchange_over_loopback_takes_what_was_measured() -> None:
+    """8 KB between two members: 64 to 78 us with its wait."""
+    cluster = preset("local-2")
+    exchange = join_members(cluster, [server.name for server in cluster.servers])
+    assert 64e-6 <= exchange.sum_s(8192) <= 78e-6
+
+
+def test_training_sums_forwards_again_with_checkpoints_and_once_back(model: Model) -> None:
+    cluster = make_cluster(make_host("h"), make_host("i"))
+    workload = Workload(context_tokens=10, sequences=2, is_training=True)
+    sum_s, pick_s = 0.5e-3 + 20 * 64 / 1e6, 0.5e-3 + 20 * 8 / 1e6
+    for has_checkpointing, forwards in ((False, 1), (True, 2)):
+        asked = replace(workload, has_checkpointing=has_checkpointing)
+        [part, _] = run(model, split(model, 2), cluster, asked).parts
+        # Attention and MLP of four blocks both ways, the embedding there, the head back.
+        num_sums = 8 * (forwards + 1) + forwards + 1
+        assert part.exchange_s == pytest.approx(num_sums * sum_s + forwards * pick_s)
+
+
+def split_twice(model: Model, *nums_members: int) -> Plan:
+    """Two stages of so many members: the embedding and two blocks, and the rest."""
+    stages, first = [], 0
+    for (start, stop), num in zip(((0, 3), (3, 7)), nums_members, strict=True):
+        members = split(model, num).stages[0].members
+        names = [f"p{first + i}" for i in range(num)]
+        stages.append(Stage(start=start, stop=stop, members=tuple(replace_part(members, *names))))
+        first += num
+    return make_plan(model, *stages)
 
 
 def test_a_stage_of_two_is_fed_over_the_faster_link(model: Model) -> None:
@@ -365,6 +451,13 @@ def test_a_stage_of_two_is_fed_over_the_faster_link(model: Model) -> None:
 
 def replace_part(members: tuple[Member, ...], *names: str) -> list[Member]:
     return [Member(part=n, neurons=m.neurons) for n, m in zip(names, members, strict=True)]
+
+
+def test_servers_of_a_host_share_its_cache_evenly(model: Model) -> None:
+    host = replace(make_host("h"), cache_bytes=30_001)
+    for on, share in (("h", 30_001), ("h h", 15_000), ("h h h", 10_000)):
+        assert run(model, cut(model), make_cluster(host, on=on)).parts[0].cache_bytes == share
+    assert run(model, cut(model), make_cluster(make_host("h"))).parts[0].cache_bytes is None
 
 
 def test_energy_is_power_over_tokens_where_every_host_gives_it(model: Model) -> None:
@@ -422,9 +515,41 @@ def test_a_machine_cut_into_servers_is_compared_as_one(model: Model) -> None:
 
 
 def test_a_precision_without_rates_is_refused(model: Model) -> None:
-    cluster = make_cluster(make_host("h"))
+    plan = reduce_part(cut(model), "p0", precision="int4")
     with pytest.raises(PlanError, match="host 'h' gives no rates for int4, only for fp32, int8"):
-        one_machine(model, cluster, replace(ALONE, precision="int4"))
+        run(model, plan, make_cluster(make_host("h")))
+
+
+def test_a_machine_without_rates_is_no_candidate(model: Model) -> None:
+    fast = make_host("j", gb_per_s=9)
+    unrated = replace(fast, rates={"fp32": fast.rates["fp32"]})
+    cluster = make_cluster(make_host("h"), make_host("i", gb_per_s=2), unrated)
+    best = one_machine(model, cluster, replace(ALONE, precision="int8"))
+    assert best is not None
+    assert best.parts[0].server == "i"
+    assert list_unrated(cluster, "int8") == ["j"]
+    assert list_unrated(cluster, "fp32") == []
+    assert one_machine(model, cluster, replace(ALONE, precision="int4")) is None
+
+
+def test_the_one_machine_is_the_best_by_what_is_asked(model: Model) -> None:
+    """One reads fast, the other computes fast: best for few rows and for many."""
+    steep = Curve(x=(1.0, 64.0), y=(1e8, 1e8))
+    reader = make_host("h", gb_per_s=10)
+    rates = Rates(one_core_macs_per_s=steep, all_cores_macs_per_s=steep)
+    reader = replace(reader, rates={"fp32": rates})
+    cluster = make_cluster(reader, make_host("i", gb_per_s=0.1))
+    workload = replace(ALONE, streams=64)
+    best = {
+        name: one_machine(model, cluster, workload, rank)
+        for name, rank in (
+            ("latency", lambda p: (p.latency_s,)),
+            ("throughput", lambda p: (-p.tokens_per_s,)),
+        )
+    }
+    names = {name: found.parts[0].server for name, found in best.items() if found is not None}
+    assert names == {"latency": "h", "throughput": "i"}
+    assert one_machine(model, cluster, workload) == best["throughput"]
 
 
 def test_lower_precision_reads_less(model: Model) -> None:

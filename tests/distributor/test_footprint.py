@@ -97,6 +97,31 @@ def test_checkpointing_pays_over_several_layers(model: Model) -> None:
     assert checked.total_bytes < kept.total_bytes
 
 
+@pytest.mark.parametrize(("streams", "kept"), [(1, (1, 1, 1)), (2, (2, 2, 1)), (8, (3, 2, 1))])
+def test_a_stage_keeps_what_the_microbatches_in_flight_have_saved(
+    streams: int, kept: tuple[int, ...], model: Model
+) -> None:
+    bounds = ((0, 2), (2, 4), (4, 7))
+    stages = tuple(
+        Stage(start=start, stop=stop, members=(Member(part=part),))
+        for part, (start, stop) in zip("abc", bounds, strict=True)
+    )
+    plan = make_plan(model, stages)
+    for has_checkpointing in (False, True):
+        workload = Workload(
+            context_tokens=10,
+            sequences=2,
+            is_training=True,
+            streams=streams,
+            has_checkpointing=has_checkpointing,
+        )
+        for part, (start, stop), num_kept in zip("abc", bounds, kept, strict=True):
+            layers = [layer_footprint(model, i, workload) for i in range(start, stop)]
+            saved = sum(layer.saved_activation_bytes for layer in layers)
+            found = part_footprint(plan, model, part, workload)
+            assert found.saved_activation_bytes == num_kept * saved
+
+
 def test_inference_keeps_nothing_of_training(model: Model) -> None:
     block = layer_footprint(model, 1, Workload())
     assert block.gradient_bytes == block.optimizer_bytes == block.saved_activation_bytes == 0

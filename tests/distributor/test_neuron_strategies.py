@@ -11,9 +11,11 @@ import pytest
 
 from partwise.cluster.description import Cluster, LinkSpeed, Server
 from partwise.distributor import decode_plan, encode_plan, verify_plan
+from partwise.distributor.by_compute import mac_rate
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
+from partwise.distributor.workload import Workload
 from partwise.errors import Infeasible, PlanError
 from partwise.model import Model
 from support.planning import GIB, make_cluster, make_host, make_problem, pose
@@ -250,6 +252,14 @@ def test_types_that_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         plan("type", make_problem(model, 2, types=types))
+
+
+def test_compute_in_training_follows_the_rates_of_a_microbatch(model: Model) -> None:
+    problem = pose(model, make_cluster([1.0], [GIB]))
+    training = Workload(is_training=True, streams=1, sequences=2, context_tokens=64)
+    # 1e10 MACs a second at 1 row, 3e10 at 128.
+    assert mac_rate(problem, "s0") == 1e10
+    assert mac_rate(replace(problem, workload=training), "s0") == 3e10
 
 
 def test_compute_follows_the_rates_of_the_servers_threads(model: Model) -> None:

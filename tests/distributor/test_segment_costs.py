@@ -17,6 +17,7 @@ from partwise.distributor.segment_costs import SegmentCosts
 from partwise.distributor.workload import Workload
 from partwise.model import Model
 from support.clusters import random_cluster, random_workload
+from support.planning import make_cluster
 
 Synthesise = Callable[[random.Random], Any]
 
@@ -60,7 +61,8 @@ def test_a_segment_costs_what_a_plan_of_it_is_predicted_to(
     prediction = predict(plan, model, cluster, workload)
     for i, (start, stop) in enumerate(pairwise(cuts)):
         assert costs.seconds(i, start, stop) == pytest.approx(prediction.parts[i].compute_s)
-        assert costs.bytes(start, stop) == pytest.approx(prediction.parts[i].memory_bytes, abs=2)
+        num_bytes = costs.bytes(start, stop, workload.count_in_flight(i, count))
+        assert num_bytes == pytest.approx(prediction.parts[i].memory_bytes, abs=2 * count)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -88,32 +90,43 @@ def test_the_furthest_stop_is_that_of_a_search_one_by_one(
 ) -> None:
     rng = random.Random(seed)
     model, cluster = make_synthetic(rng).model, random_cluster(rng)
-    costs = SegmentCosts(model, cluster, random_workload(rng))
-    num_layers = len(model.layers)
+    workload = random_workload(rng)
+    costs = SegmentCosts(model, cluster, workload)
+    num_layers, num_servers = len(model.layers), len(cluster.servers)
     for _ in range(20):
         server, start = rng.randrange(len(cluster.servers)), rng.randrange(num_layers + 1)
         whole = costs.seconds(server, 0, num_layers)
         limit_s = rng.choice([rng.random() * whole, costs.seconds(server, start, num_layers), 0.0])
         memory = costs.memory_limits[server] = rng.randint(0, 2 * costs.bytes(0, num_layers))
         stops = range(start, num_layers + 1)
+        kept = workload.count_in_flight(server, num_servers)
         fitting = [
             stop
             for stop in stops
-            if costs.seconds(server, start, stop) <= limit_s and costs.bytes(start, stop) <= memory
+            if costs.seconds(server, start, stop) <= limit_s
+            and costs.bytes(start, stop, kept) <= memory
         ]
         assert costs.max_stop(server, start, limit_s) == fitting[-1]
         assert len(fitting) == fitting[-1] - start + 1
 
 
-def test_costs_to_each_stop_are_those_one_by_one(model: Model) -> None:
-    rng = random.Random(5)
-    for _ in range(10):
-        cluster = random_cluster(rng)
-        costs = SegmentCosts(model, cluster, Workload(streams=3))
-        for start in range(len(model.layers)):
-            stops = range(start + 1, len(model.layers) + 1)
-            expected = [costs.seconds(0, start, stop) for stop in stops]
-            assert costs.seconds_to_each_stop(0, start) == pytest.approx(expected)
+def test_servers_in_any_order_have_room_for_what_the_first_keeps(model: Model) -> None:
+    cluster = make_cluster([1.0] * 3, [1 << 30] * 3)
+    workload = Workload(is_training=True, streams=8, sequences=2, context_tokens=16)
+    ordered = SegmentCosts(model, cluster, workload)
+    free = SegmentCosts(model, cluster, workload, has_order=False)
+    for server, num_kept in enumerate((3, 2, 1)):
+        for costs, needed in (
+            (ordered, ordered.bytes(1, 3, num_kept)),
+            (free, free.bytes(1, 3, 3)),
+        ):
+            costs.memory_limits[server] = needed
+            assert costs.fits(server, 1, 3)
+            costs.memory_limits[server] = needed - 1
+            assert not costs.fits(server, 1, 3)
+    saved = ordered.bytes(1, 3, 2) - ordered.bytes(1, 3)
+    assert saved > 0
+    assert ordered.bytes(1, 3, 3) == ordered.bytes(1, 3) + 2 * saved
 
 
 def test_tied_layers_in_one_segment_take_their_bytes_once(model: Model) -> None:

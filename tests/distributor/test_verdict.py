@@ -16,7 +16,7 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.slowdown import format_ms
 from partwise.distributor.strategies import STRATEGIES
-from partwise.distributor.verdict import ONLY_WAY, Verdict, format_ratio, judge
+from partwise.distributor.verdict import DENSE, ONLY_WAY, Verdict, format_ratio, judge
 from partwise.distributor.workload import Workload
 from partwise.model import Model
 from support.planning import GIB, make_cluster
@@ -222,6 +222,42 @@ def test_what_costs_many_streams_most_is_named(
     verdict = by_measure(judge(plan, model, cluster, asked))["throughput"]
     assert not verdict.beats_one_machine
     assert reason in str(verdict)
+
+
+def test_a_machine_that_nobody_measured_is_left_out_and_named(model: Model) -> None:
+    cluster, workload = make_servers(1, 1, 9), Workload(context_tokens=4, precision="int8")
+    *rated, last = cluster.hosts
+    hosts = [replace(host, rates=host.rates | {"int8": host.rates["fp32"]}) for host in rated]
+    mixed = replace(cluster, hosts=(*hosts, last))
+    plan = make_plan("layers", model, mixed, workload, layers=BLOCKS)
+    (verdict,) = judge(plan, model, mixed, workload)
+    assert verdict.speedup is not None
+    assert str(verdict).endswith(" (not compared: h-s2, without rates for int8)")
+    # The only one that holds the model.
+    needed = max(part.memory_bytes for part in predict(plan, model, mixed, workload).parts)
+    servers = tuple(
+        server if server.name == "s2" else replace(server, memory_bytes=needed)
+        for server in mixed.servers
+    )
+    (verdict,) = judge(plan, model, replace(mixed, servers=servers), workload)
+    assert str(verdict) == f"{ONLY_WAY} (not compared: h-s2, without rates for int8)"
+
+
+def test_what_connectivity_spares_is_said_not_to_be_predicted(model: Model) -> None:
+    cluster, workload = make_servers(1, 1), Workload(context_tokens=4)
+    plan = make_plan("count", model, cluster, workload)
+    sparse = msgspec.structs.replace(plan, strategy="connectivity")
+    (dense,), (spared,) = (judge(p, model, cluster, workload) for p in (plan, sparse))
+    assert dense.caveats == ()
+    assert spared.caveats == (DENSE,)
+    assert str(spared) == f"{dense} ({DENSE})"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(26.683, "26,683"), (0.1, "100"), (0.0999, "99.9"), (1.234e-6, "0.00123")]
+)
+def test_milliseconds_are_written_as_in_tables(seconds: float, text: str) -> None:
+    assert format_ms(seconds) == text
 
 
 @given(st.floats(1e-6, 1e4))

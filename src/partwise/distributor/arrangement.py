@@ -14,6 +14,7 @@ import numpy as np
 from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.cut_layers import Table, cut_layers
 from partwise.distributor.group_costs import Group, GroupCosts, Setting
+from partwise.distributor.group_pipeline import find_pipeline
 from partwise.distributor.group_shares import (
     balance_shares,
     share_by_room,
@@ -22,7 +23,7 @@ from partwise.distributor.group_shares import (
 )
 from partwise.distributor.layer_classes import RunTable
 from partwise.distributor.member_shares import Shares, make_members
-from partwise.distributor.pipeline import Pipeline, find_pipeline
+from partwise.distributor.pipeline import Pipeline
 from partwise.distributor.plan import Plan, Stage
 
 Join = Callable[[GroupCosts, Sequence[Group]], Pipeline]
@@ -64,17 +65,18 @@ class Arranger:
         pipeline = self._join(self.costs, groups)
         if pipeline.cycle_s(0.0, 0.0) >= shorter_than_s:
             return None
-        setting = self.costs.settle(groups)
-        options = [self._find_options(group, setting) for group in groups]
+        settings = self.costs.settle_each(groups)
+        options = [self._find_options(*pair) for pair in zip(groups, settings, strict=True)]
         return self._arrange(groups, options, pipeline)
 
     def balance(self, found: Arrangement) -> Arrangement:
         """The same with shares corrected for the layers that each stage has, if that is faster."""
         if all(len(group) == 1 for group in found.groups):
             return found
-        setting = self.costs.settle(found.groups)
+        settings = self.costs.settle_each(found.groups)
         options = []
-        for group, run in zip(found.groups, pairwise(found.bounds), strict=True):
+        rows = zip(found.groups, pairwise(found.bounds), settings, strict=True)
+        for group, run, setting in rows:
             given = self._find_options(group, setting)
             shares = balance_shares(self.costs, group, run, setting) if len(group) > 1 else None
             more = [self._price(group, shares, setting)] if shares else []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
 from partwise.distributor.arrangement import Arrangement, Arranger, build_arrangement
-from partwise.distributor.balanced import find_kinds
+from partwise.distributor.balanced_runs import find_kinds
 from partwise.distributor.chains import (
     Chain,
     count_chains,

@@ -57,8 +57,8 @@ def _find_contenders(problem: Problem, goal: Goal) -> list[Contender]:
 
 
 def _explain(problem: Problem, goal: Goal, best: Contender, contenders: Sequence[Contender]) -> str:
-    """One line: the winner's figure, that of the best plan of another strategy, that of one
-    machine."""
+    """One line: the winner's figure, that of the best plan of another strategy, that of the best
+    single machine for the goal."""
     others = [c for c in contenders if c.plan.strategy != best.plan.strategy]
     others = [c for c in others if not c.is_like(best)]
     words = [f"{best.plan.strategy} wins for {goal.name} with {goal.say(best.prediction)}"]
@@ -70,6 +70,6 @@ def _explain(problem: Problem, goal: Goal, best: Contender, contenders: Sequence
     if others:
         second = min(others, key=goal.rank)
         words.append(compare(f"the runner-up {second.plan.strategy}", second.prediction))
-    machine = one_machine(problem.model, problem.cluster, problem.workload)
+    machine = one_machine(problem.model, problem.cluster, problem.workload, goal.measure)
     words.append(compare("one machine", machine) if machine else "no one machine holds the model")
     return ", ".join(words)

@@ -8,19 +8,15 @@ and split no layer that fits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from partwise.distributor.balanced_groups import find_groups
+from partwise.distributor.balanced_runs import list_choices, solve
 from partwise.distributor.build import build_plan, identify, join, whole_stages
-from partwise.distributor.cache_fit import find_cache_limits
-from partwise.distributor.min_max import RunCosts, split_min_max
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, Part, Plan, Precision, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
-from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.server_order import find_best_order, is_exact
 from partwise.distributor.verify import verify_plan
 from partwise.errors import PlanError
 from partwise.model.description import Layer, LayerKind, Model
@@ -34,7 +30,11 @@ BLOCK_OVERHEAD_ELEMENTS = 1_000_000
 
 
 def plan(problem: Problem) -> Plan:
-    """A stage for each server that helps; no cut by layers has a faster slowest part.
+    """A stage for each server that helps, the slowest part as fast as the cuts allow.
+
+    For the servers used, no cut by layers in their order has a faster slowest part. Which are
+    used follows from servers priced as if all were: where some stay unused, the rest are solved
+    for again, and where there are few, every choice of them is (`list_choices`).
 
     Options: ``keep_order``, whether servers take their layers in the order given. Without it
     the order is chosen: exactly where they are few or of few kinds (`server_order.py`),
@@ -51,52 +51,17 @@ def plan(problem: Problem) -> Plan:
 
 def find(problem: Problem) -> Plan | None:
     """The plan for layers as they are; None where some are left over."""
-    num_layers, num_servers = len(problem.model.layers), len(problem.servers)
-    costs = SegmentCosts(
-        problem.model,
-        problem.cluster,
-        problem.workload,
-        problem.servers,
-        find_cache_limits(problem),
-    )
-    notes = []
-    if problem.options.get("keep_order"):
-        filling = split_min_max(num_layers, costs.max_stop, costs.seconds, num_servers)
-    else:
-        runs = RunCosts(
-            num_layers=num_layers,
-            num_servers=num_servers,
-            max_stop=costs.max_stop,
-            seconds=costs.seconds,
-        )
-        kinds = find_kinds(problem)
-        filling = find_best_order(runs, kinds)
-        if not is_exact(kinds):
-            notes = [f"the order of {num_servers} unequal servers is searched, not proved best"]
-    if filling is None:
+    solved = [solve(problem, servers) for servers in list_choices(problem)]
+    found = [solution for solution in solved if solution is not None]
+    if not found:
         return find_groups(problem, NAME)
-    used = [
-        (problem.servers[i], start, stop)
-        for i, (start, stop) in zip(filling.order, pairwise(filling.bounds), strict=True)
-        if start < stop
-    ]
-    return build_plan(problem, NAME, whole_stages(used), [server for server, _, _ in used], notes)
-
-
-def find_kinds(problem: Problem) -> list[int]:
-    """A number for each server, the same where any layers cost two servers the same."""
-    cluster = problem.cluster
-    servers = [cluster.server(name) for name in problem.servers]
-    seen: list[object] = []
-    kinds = []
-    for server in servers:
-        host = replace(cluster.host_of(server.name), name="")
-        sharers = sorted(other.threads for other in servers if other.host == server.host)
-        kind = (host, server.threads, server.memory_bytes, sharers)
-        if kind not in seen:
-            seen.append(kind)
-        kinds.append(seen.index(kind))
-    return kinds
+    best = min(found, key=lambda solution: solution.slowest_s)
+    notes = []
+    if not best.is_exact:
+        count = len(problem.servers)
+        notes = [f"the order of {count} unequal servers is searched, not proved best"]
+    used = [server for server, _, _ in best.runs]
+    return build_plan(problem, NAME, whole_stages(best.runs), used, notes)
 
 
 def balance_layers(

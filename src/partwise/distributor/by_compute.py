@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from partwise.distributor.by_count import plan_by_weight
+from partwise.distributor.footprint import count_tokens
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible
@@ -24,7 +25,8 @@ def plan(problem: Problem) -> Plan:
 
 
 def mac_rate(problem: Problem, server_name: str) -> float:
-    """Multiply-accumulates per second that a server computes, for a row of each stream.
+    """Multiply-accumulates per second that a server computes, for a row of each stream or, in
+    training, for the tokens of a microbatch.
 
     Between one core and all of them the rate is taken to rise evenly with the threads; where
     the servers of a host have more threads than it has cores, they share its rate by threads.
@@ -40,7 +42,8 @@ def mac_rate(problem: Problem, server_name: str) -> float:
             f" {problem.workload.precision}, only at {', '.join(sorted(host.rates))}: probe it, or"
             " plan for one of these"
         )
-    rows = problem.workload.streams
+    workload = problem.workload
+    rows = count_tokens(workload) if workload.is_training else workload.streams
     one, every = rates.one_core_macs_per_s.at(rows), rates.all_cores_macs_per_s.at(rows)
     others = [problem.cluster.server(name) for name in problem.servers]
     num_threads = sum(other.threads for other in others if other.host == host.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from partwise.cluster.description import Host
 from partwise.distributor.problem import Problem
 from partwise.errors import Infeasible
 
@@ -32,11 +33,17 @@ def share_of_cache(problem: Problem, server_name: str) -> int:
     return _share(problem, server_name, sharers)
 
 
+def share_cache(host: Host, num_servers: int) -> int | None:
+    """What each of ``num_servers`` on ``host`` has of its cache, in bytes; None: not known."""
+    return None if host.cache_bytes is None else host.cache_bytes // num_servers
+
+
 def _share(problem: Problem, server_name: str, sharers: Counter[str]) -> int:
     host = problem.cluster.host_of(server_name)
-    if host.cache_bytes is None:
+    share = share_cache(host, sharers[host.name])
+    if share is None:
         raise Infeasible(
             f"host {host.name!r} of server {server_name!r} has no cache_bytes: probe it, or plan"
             " without --cache-fit"
         )
-    return host.cache_bytes // sharers[host.name]
+    return share

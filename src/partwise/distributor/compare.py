@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from partwise.distributor.contest import GOALS
-from partwise.distributor.cost import Prediction, one_machine, predict
+from partwise.distributor.cost import Prediction, list_unrated, one_machine, predict
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
-from partwise.distributor.verdict import ONLY_WAY, Verdict, judge
+from partwise.distributor.verdict import ONLY_WAY, Verdict, judge, say_unrated
 from partwise.errors import PlanError
 
 ONE_MACHINE = "one machine"
@@ -65,12 +65,9 @@ def evaluate(problem: Problem, plan: Plan) -> Planned:
 
 def compare(problem: Problem, goal: str, names: Iterable[str] = STRATEGIES) -> list[Candidate]:
     """A candidate for each strategy of ``names`` and for one machine: best first by ``goal``
-    (`contest.py`), those that come to nothing last.
-
-    Raises:
-        PlanError: a machine that holds the model gives no rates for the precision.
+    (`contest.py`), those that come to nothing last. The one machine is the best by ``goal``.
     """
-    found = [_try_one_machine(problem), *(_try_strategy(problem, name) for name in names)]
+    found = [_try_one_machine(problem, goal), *(_try_strategy(problem, name) for name in names)]
 
     def place(candidate: Candidate) -> tuple[float, ...]:
         # Above every figure where there is none.
@@ -80,9 +77,12 @@ def compare(problem: Problem, goal: str, names: Iterable[str] = STRATEGIES) -> l
     return sorted(found, key=place)
 
 
-def _try_one_machine(problem: Problem) -> Candidate:
-    prediction = one_machine(problem.model, problem.cluster, problem.workload)
-    obstacle = ONLY_WAY if prediction is None else ""
+def _try_one_machine(problem: Problem, goal: str) -> Candidate:
+    model, cluster, workload = problem.model, problem.cluster, problem.workload
+    prediction = one_machine(model, cluster, workload, GOALS[goal].measure)
+    unrated = list_unrated(cluster, workload.precision)
+    left_out = f" ({say_unrated(unrated, workload.precision)})" if unrated else ""
+    obstacle = ONLY_WAY + left_out if prediction is None else ""
     return Candidate(name=ONE_MACHINE, prediction=prediction, obstacle=obstacle)
 
 

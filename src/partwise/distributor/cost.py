@@ -9,24 +9,32 @@ microbatches for the stages, but at least the members of one stage, which comput
 Cores and bandwidth are shared by those, the cache by all (`speed.py`). Not modelled: that
 threads wait for each other where those at once are more than the cores.
 
+Training fills and drains a pipeline of ``streams`` microbatches each step, by 1F1B: a stage goes
+back with a microbatch as soon as it can, and keeps what the others in flight have saved
+(`footprint.py`).
+
+Members exchange partial sums as wholes (`exchange.py`): activations that sparse connectivity
+spares are not taken off.
+
 It judges no fit: ``memory_bytes`` is there to be compared. The optimizer's step is not counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from partwise.cluster.description import Cluster, Server
-from partwise.distributor.footprint import count_tokens, part_footprint
+from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, ModelIdentity, Part, Plan, Precision, Stage
-from partwise.distributor.pricing import PartCost, Pricing, split_streams
+from partwise.distributor.pricing import PartCost, Pricing
 from partwise.distributor.speed import Bound
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
 
-__all__ = ["Bound", "PartCost", "Prediction", "one_machine", "predict"]
+__all__ = ["Bound", "PartCost", "Prediction", "list_unrated", "one_machine", "predict"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +70,15 @@ def predict(plan: Plan, model: Model, cluster: Cluster, workload: Workload) -> P
         PlanError: a host gives no rates for a part's precision.
     """
     pricing = Pricing(plan, model, cluster)
-    alone = pricing.price(replace(workload, streams=1))
+    one = replace(workload, streams=1)
+    alone = pricing.price(one)
     costs = alone if workload.streams == 1 else pricing.price(workload)
-    rows, num_microbatches = split_streams(workload.streams, len(plan.stages))
-    slowest_s = max(max(cost.busy_s, cost.link_s) for stage in costs for cost in stage)
-    if workload.is_training:
-        rows, num_microbatches = count_tokens(workload), workload.streams
-        # Every step fills the pipeline and drains it.
-        cycle_s = (num_microbatches - 1) * slowest_s + pricing.trip_s(costs, rows)
-        tokens_per_s = num_microbatches * rows / cycle_s
-    else:
-        cycle_s = max(num_microbatches * slowest_s, pricing.trip_s(costs, rows))
-        tokens_per_s = workload.streams / cycle_s
+    rows, num_microbatches = pricing.split(workload)
+    pipeline = pricing.find_pipeline(costs, workload)
+    stages_s = _list_stages_s(costs)
+    slowest_s = max(stages_s)
+    cycle_s = pipeline.cycle_s(slowest_s, sum(stages_s))
+    tokens_per_s = workload.streams * (rows if workload.is_training else 1) / cycle_s
     watts = pricing.watts()
     return Prediction(
         parts=tuple(
@@ -81,26 +86,33 @@ def predict(plan: Plan, model: Model, cluster: Cluster, workload: Workload) -> P
             for stage in costs
             for cost in stage
         ),
-        latency_s=pricing.trip_s(alone, rows if workload.is_training else 1),
+        latency_s=sum(_list_stages_s(alone)) + pricing.find_pipeline(alone, one).fixed_s,
         tokens_per_s=tokens_per_s,
         num_microbatches=num_microbatches,
         rows=rows,
-        bubble=1 - num_microbatches * slowest_s / cycle_s,
+        bubble=1 - num_microbatches * max(slowest_s, pipeline.link_s) / cycle_s,
         hop_bytes_per_token=_hop_bytes_per_token(alone, rows, workload),
         watts=watts,
         joules_per_token=None if watts is None else watts / tokens_per_s,
     )
 
 
-def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Prediction | None:
+def rank_throughput(prediction: Prediction) -> tuple[float, ...]:
+    """The less, the more tokens per second, then the less latency."""
+    return -prediction.tokens_per_s, prediction.latency_s
+
+
+def one_machine(
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    rank: Callable[[Prediction], tuple[float, ...]] = rank_throughput,
+) -> Prediction | None:
     """The prediction of the best single machine that holds all of ``model``; None: none does.
 
     A machine that the cluster cuts into servers is taken whole, with all that its servers
-    have: one process with all of its threads is what parts on it must beat. Best is most
-    tokens per second at the workload's streams, then least latency.
-
-    Raises:
-        PlanError: a machine that holds the model gives no rates for the precision.
+    have: one process with all of its threads is what parts on it must beat. Best is the least
+    ``rank``. Machines without rates for the precision are left out (`list_unrated`).
     """
     plan = _plan_whole(model, "whole", workload)
     needed = part_footprint(plan, model, "part0", workload).total_bytes
@@ -108,7 +120,7 @@ def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Predictio
     for host in cluster.hosts:
         servers = [server for server in cluster.servers if server.host == host.name]
         memory_bytes = sum(server.memory_bytes for server in servers)
-        if not servers or needed > memory_bytes:
+        if not servers or needed > memory_bytes or workload.precision not in host.rates:
             continue
         threads = min(host.cores, sum(server.threads for server in servers))
         kind = (repr(replace(host, name="")), threads)
@@ -119,7 +131,13 @@ def one_machine(model: Model, cluster: Cluster, workload: Workload) -> Predictio
             alone = replace(cluster, hosts=(host,), servers=(whole,), links={})
             here = _plan_whole(model, host.name, workload)
             found[kind] = predict(here, model, alone, workload)
-    return max(found.values(), key=lambda p: (p.tokens_per_s, -p.latency_s), default=None)
+    return min(found.values(), key=rank, default=None)
+
+
+def list_unrated(cluster: Cluster, precision: str) -> list[str]:
+    """Hosts with servers that give no rates for ``precision``: nobody knows how fast they are."""
+    used = {server.host for server in cluster.servers}
+    return [h.name for h in cluster.hosts if h.name in used and precision not in h.rates]
 
 
 def _plan_whole(model: Model, server: str, workload: Workload) -> Plan:
@@ -144,6 +162,11 @@ def _plan_whole(model: Model, server: str, workload: Workload) -> Plan:
         links=(),
         placements=place_parameters(model, stages),
     )
+
+
+def _list_stages_s(costs: Sequence[Sequence[PartCost]]) -> list[float]:
+    """Seconds for which a pass keeps each stage busy."""
+    return [max(cost.busy_s for cost in stage) for stage in costs]
 
 
 def _memory_bytes(plan: Plan, model: Model, part: str, workload: Workload) -> int:

@@ -61,14 +61,15 @@ class Footprint:
 
 
 def layer_footprint(model: Model, index: int, workload: Workload) -> Footprint:
-    """What layer ``index`` of ``model`` takes of a server that holds it whole."""
+    """What layer ``index`` of ``model`` takes of a server that holds it whole, with one
+    microbatch in flight."""
     layer = model.layers[index]
     load = measure_layer(layer, workload.mlp_sparsity)
     return measure_footprint(layer, load, model.hidden_size, workload)
 
 
 def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Workload) -> Footprint:
-    """What ``layer`` takes of a part on which it is ``load``."""
+    """What ``layer`` takes of a part on which it is ``load``, with one microbatch in flight."""
     weights = load.weight_elements
     tokens = count_tokens(workload)
     saved = _saved_bytes(layer, load, hidden_size, tokens) if workload.is_training else 0
@@ -90,6 +91,9 @@ def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Work
 def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> Footprint:
     """What the part called ``part`` takes under a verified plan, reduced as it says.
 
+    In training its stage keeps the saved activations of several microbatches at once, as many as
+    the schedule 1F1B has in flight there (`Workload.count_in_flight`).
+
     Raises:
         PlanError: the plan has no such part.
     """
@@ -105,11 +109,15 @@ def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> F
         if id(load) not in prints:
             prints[id(load)] = measure_footprint(model.layers[i], load, model.hidden_size, own)
     twice = count_tied_elements(model, stage.start, stage.stop, member, is_owned)
-    return sum_footprints([prints[id(load)] for load in loads], twice, own)
+    num_in_flight = own.count_in_flight(plan.stages.index(stage), len(plan.stages))
+    return sum_footprints([prints[id(load)] for load in loads], twice, own, num_in_flight)
 
 
-def sum_footprints(prints: list[Footprint], twice: int, workload: Workload) -> Footprint:
-    """What layers take together, ``twice`` elements of which are tied to others of them."""
+def sum_footprints(
+    prints: list[Footprint], twice: int, workload: Workload, num_in_flight: int
+) -> Footprint:
+    """What layers take together, ``twice`` elements of which are tied to others of them, with
+    what ``num_in_flight`` microbatches have saved."""
     largest = max(prints, key=lambda f: f.reused_bytes, default=Footprint())
     return Footprint(
         weight_bytes=sum(f.weight_bytes for f in prints) - round(twice * workload.element_bytes),
@@ -118,7 +126,7 @@ def sum_footprints(prints: list[Footprint], twice: int, workload: Workload) -> F
         buffer_bytes=largest.buffer_bytes,
         gradient_bytes=sum(f.gradient_bytes for f in prints) - 4 * twice * workload.is_training,
         optimizer_bytes=sum(f.optimizer_bytes for f in prints) - 8 * twice * workload.is_training,
-        saved_activation_bytes=sum(f.saved_activation_bytes for f in prints),
+        saved_activation_bytes=num_in_flight * sum(f.saved_activation_bytes for f in prints),
     )
 
 

@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partwise.distributor.cache_fit import find_cache_limits
+from partwise.distributor.exchange import Exchange, count_exchanges, join_members
 from partwise.distributor.footprint import count_tokens
 from partwise.distributor.group_loads import GroupLoads
 from partwise.distributor.layer_classes import LayerClasses, Runs, make_runs
 from partwise.distributor.member_shares import Shares, find_granules, share_classes
-from partwise.distributor.pricing import count_active, find_busy_share, split_streams
+from partwise.distributor.pipeline import split_streams
+from partwise.distributor.pricing import count_active, find_busy_share
 from partwise.distributor.problem import Problem
 from partwise.distributor.speed import Pass, Sharing, Speed, find_pass, measure_speed
-from partwise.distributor.transfer import PICK_BYTES, hop_bytes, list_links, measure_sum
-from partwise.model.description import LayerKind
+from partwise.distributor.transfer import hop_bytes, price_hops
 
 Group = tuple[str, ...]
 """Servers that are to be the members of one stage, in their order."""
@@ -34,11 +35,13 @@ Group = tuple[str, ...]
 class Setting:
     """What a group's costs depend on besides the group: the plan around it.
 
-    ``used_threads`` are those of all servers of the plan, by host; ``num_stages`` its stages.
+    ``used_threads`` are those of all servers of the plan, by host; ``num_stages`` its stages;
+    ``num_in_flight`` the microbatches that the group's stage keeps at once.
     """
 
     num_stages: int
     used_threads: Counter[str]
+    num_in_flight: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +83,18 @@ class GroupCosts:
         self.limits = self._find_limits()
         self._speeds: dict[tuple[str, Sharing, Pass], Speed] = {}
         self._hops: dict[tuple[Group, Group, int], tuple[float, float]] = {}
+        self._exchanges: dict[Group, Exchange] = {}
         self._loads = GroupLoads(
             self.classes, problem.model.hidden_size, self.workload, problem.workload
         )
-        self._wholes: dict[int, NDArray[np.float64]] = {}
-        kinds = [len(layer.neuron_kinds) for layer in self.classes.layers]
-        is_head = [layer.kind is LayerKind.HEAD for layer in self.classes.layers]
-        self._num_sums = np.where(is_head, 0, kinds)
-        self._num_picks = np.where(is_head, kinds, 0)
+        self._wholes: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._num_kinds = np.array([len(layer.neuron_kinds) for layer in self.classes.layers])
+        self._num_exchanges = (
+            self._num_kinds
+            * np.array(
+                [count_exchanges(layer.kind, self.workload) for layer in self.classes.layers]
+            ).T
+        )
 
     def count_least(self) -> int | None:
         """No fewer servers offer together what the layers take; None where all do not."""
@@ -108,26 +115,42 @@ class GroupCosts:
         return split_streams(self.workload.streams, num_stages)[0]
 
     def settle(self, groups: Sequence[Group]) -> Setting:
-        """The plan that ``groups`` are, as far as its stages' costs depend on it."""
+        """The plan that ``groups`` are, as far as its first stage's costs depend on it."""
         names = [name for group in groups for name in group]
-        return Setting(num_stages=len(groups), used_threads=self._count_threads(names))
+        return Setting(
+            num_stages=len(groups),
+            used_threads=self._count_threads(names),
+            num_in_flight=self.problem.workload.count_in_flight(0, len(groups)),
+        )
+
+    def settle_each(self, groups: Sequence[Group]) -> list[Setting]:
+        """The same for each of its stages: in training they keep fewer microbatches in turn."""
+        first, count = self.settle(groups), self.problem.workload.count_in_flight
+        places = range(len(groups))
+        if not self.workload.is_training:
+            return [first for _ in places]
+        return [replace(first, num_in_flight=count(i, len(groups))) for i in places]
 
     def find_key(self, group: Group, setting: Setting) -> object:
         """The same for settings in which ``group`` costs the same."""
-        return group, setting.num_stages, self._find_sharing(group, setting)
+        sharing = self._find_sharing(group, setting)
+        return group, setting.num_stages, setting.num_in_flight, sharing
 
     def price(self, group: Group, shares: Shares, setting: Setting, runs: Runs) -> GroupPrice:
         """What ``runs`` cost ``group``, whose members own ``shares``."""
         rows = self.rows(setting.num_stages)
-        read, working_set, macs, *room = self._loads.add_up(runs, shares, rows)
+        loads = self._loads.add_up(runs, shares, rows, setting.num_in_flight)
+        read, working_set, macs, *room = loads
         compute_s = np.empty(read.shape)
         num_layers = runs.counts.sum(axis=1)
         for i, speed in enumerate(self.find_speeds(group, setting)):
-            places = np.log(np.maximum(working_set[:, i], speed.bytes_per_s.x[0]))
-            bandwidth = np.interp(places, np.log(speed.bytes_per_s.x), speed.bytes_per_s.y)
-            work_s = np.maximum(read[:, i] / bandwidth, macs[:, i] / speed.macs_per_s)
-            overhead_s = speed.call_overhead_s + speed.layer_overhead_s * num_layers
-            compute_s[:, i] = work_s + overhead_s * self.workload.num_transfers
+            compute_s[:, i] = speed.passes_s(
+                read[:, i],
+                working_set[:, i],
+                macs[:, i],
+                num_layers,
+                self.workload.num_transfers,
+            )
         exchange_s = self._exchange_s(group, runs, rows)
         return GroupPrice(
             compute_s=compute_s, exchange_s=exchange_s, filled=self._fill(group, *room)
@@ -135,12 +158,15 @@ class GroupCosts:
 
     def fill(self, group: Group, shares: Shares, runs: Runs) -> NDArray[np.float64]:
         """What ``runs`` take of each member's memory or cache (runs, members): at most 1 where
-        it holds them. Shares of one member are taken to be those of every one."""
-        return self._fill(group, *self._loads.add_up(runs, shares, self.rows(1))[3:])
+        it holds them, in a stage at any place. Shares of one member are taken to be those of
+        every one."""
+        num_in_flight = self.problem.workload.count_in_flight(0, len(self.problem.servers))
+        _, _, _, *room = self._loads.add_up(runs, shares, self.rows(1), num_in_flight)
+        return self._fill(group, *room)
 
     def has_neurons(self, runs: Runs) -> NDArray[np.bool_]:
         """Which of the runs several members can share."""
-        num_kinds: NDArray[np.int64] = runs.counts @ (self._num_sums + self._num_picks)
+        num_kinds: NDArray[np.int64] = runs.counts @ self._num_kinds
         return num_kinds > 0
 
     def _fill(
@@ -155,42 +181,33 @@ class GroupCosts:
         return filled
 
     def hop_s(self, before: Group, after: Group, rows: int) -> tuple[float, float]:
-        """Seconds until the last member of ``after`` has what the fastest of ``before`` sends it,
-        and the most of them for which a link can carry nothing else."""
+        """Seconds until the last member of ``after`` has what those of ``before`` send it, and the
+        most of them for which a link can carry nothing else."""
         key = before, after, rows
         if key not in self._hops:
-            cluster = self.problem.cluster
             num_bytes = hop_bytes(self.problem.model, rows, "fp32")
-            ways = []
-            for target in after:
-                links = {cluster.link(source, target) for source in before}
-                ways.append(
-                    min(
-                        (k.transfer_s(num_bytes), num_bytes / k.bandwidth_bytes_per_s)
-                        for k in links
-                    )
-                )
-            self._hops[key] = max(hop_s for hop_s, _ in ways), max(link_s for _, link_s in ways)
+            hops = price_hops(self.problem.cluster, before, after, lambda _, __: num_bytes)
+            self._hops[key] = max(hop.seconds for hop in hops), max(hop.link_s for hop in hops)
         return self._hops[key]
 
     def _exchange_s(self, group: Group, runs: Runs, rows: int) -> NDArray[np.float64]:
         """Seconds of the exchange; infinite where members have nothing to share."""
-        num_sums, num_picks = runs.counts @ self._num_sums, runs.counts @ self._num_picks
         if len(group) == 1:
-            return np.zeros(len(num_sums))
-        links = list_links(self.problem.cluster, group)
-        num_bytes = hop_bytes(self.problem.model, rows, "fp32")
-        pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
-        seconds = num_sums * measure_sum(links, len(group), num_bytes) + num_picks * pick_s
-        return np.where(self.has_neurons(runs), seconds * self.workload.num_transfers, np.inf)
+            return np.zeros(len(runs.counts))
+        if group not in self._exchanges:
+            self._exchanges[group] = join_members(self.problem.cluster, group)
+        sums, picks = (runs.counts @ numbers for numbers in self._num_exchanges)
+        seconds = self._exchanges[group].total_s(sums, picks, self.problem.model, rows)
+        return np.where(self.has_neurons(runs), seconds, np.inf)
 
-    def sum_whole(self, rows: int) -> NDArray[np.float64]:
+    def sum_whole(self, rows: int, num_in_flight: int = 1) -> NDArray[np.float64]:
         """The six numbers of `GroupLoads.add_up` for all layers on one server."""
-        if rows not in self._wholes:
+        key = rows, num_in_flight
+        if key not in self._wholes:
             shares = share_classes(self.classes, [1.0], self.granules)
             whole = make_runs(self.classes, [(0, len(self.classes.of))])
-            self._wholes[rows] = np.ravel(self._loads.add_up(whole, shares, rows))
-        return self._wholes[rows]
+            self._wholes[key] = np.ravel(self._loads.add_up(whole, shares, *key))
+        return self._wholes[key]
 
     def find_speeds(self, group: Group, setting: Setting) -> list[Speed]:
         """What each member gets of its host."""

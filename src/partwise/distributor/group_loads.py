@@ -16,6 +16,8 @@ from partwise.distributor.member_shares import Owned, Shares
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer
 
+NUM_COLUMNS = 7
+
 
 class GroupLoads:
     """Loads of ``classes`` while ``workload`` computes, where memory is taken for ``asked``."""
@@ -27,9 +29,12 @@ class GroupLoads:
         self._workload, self._asked = workload, asked
         self._loads: dict[tuple[int, Owned, bool, int], tuple[float, ...]] = {}
 
-    def add_up(self, runs: Runs, shares: Shares, rows: int) -> tuple[NDArray[np.float64], ...]:
+    def add_up(
+        self, runs: Runs, shares: Shares, rows: int, num_in_flight: int = 1
+    ) -> tuple[NDArray[np.float64], ...]:
         """Of each run and member (runs, members): bytes read, working set, multiply-accumulates,
-        memory that adds up, the working set at the streams asked for, memory used in turns."""
+        memory that adds up (with so many microbatches in flight), the working set at the streams
+        asked for, memory used in turns."""
         apart = self._find(shares, rows, has_ties=False)
         num_classes, num_members, _ = apart.shape
         sums = runs.counts @ apart.reshape(num_classes, -1)
@@ -37,14 +42,15 @@ class GroupLoads:
             together = self._find(shares, rows, has_ties=True)
             with_ties = runs.counts[runs.has_ties]
             sums[runs.has_ties] = with_ties @ together.reshape(num_classes, -1)
-        columns = sums.reshape(len(sums), num_members, 6)
+        columns = sums.reshape(len(sums), num_members, NUM_COLUMNS)
+        columns[:, :, 3] += (num_in_flight - 1) * columns[:, :, 6]
         reused = np.zeros((len(sums), num_members))
         for i in range(num_classes):
             np.maximum(reused, (runs.counts[:, i : i + 1] > 0) * apart[i, :, 5], out=reused)
         return (*(columns[:, :, i] for i in range(5)), reused)
 
     def _find(self, shares: Shares, rows: int, *, has_ties: bool) -> NDArray[np.float64]:
-        """The six numbers of one layer of each class, for each member (classes, members, 6)."""
+        """The numbers of one layer of each class, for each member (classes, members, columns)."""
         return np.array(
             [
                 [self._load(i, owned, has_ties, rows) for owned in members]
@@ -53,7 +59,8 @@ class GroupLoads:
         )
 
     def _load(self, index: int, owned: Owned, has_ties: bool, rows: int) -> tuple[float, ...]:
-        """The six numbers of `add_up` for one layer of a class, by the neurons owned of it.
+        """The numbers of `add_up` for one layer of a class, by the neurons owned of it, and the
+        memory that each microbatch in flight takes.
 
         A tied parameter is split only in a stage that holds all layers that share it, and held
         once there.
@@ -86,4 +93,5 @@ class GroupLoads:
             footprint.kept_bytes - saved,
             load.working_set_bytes(own),
             footprint.reused_bytes,
+            footprint.saved_activation_bytes,
         )

@@ -49,7 +49,8 @@ def share_by_room(costs: GroupCosts, group: Group) -> Shares:
 
 def share_within(costs: GroupCosts, group: Group, setting: Setting) -> Shares:
     """As by speed, but no member gets more than it can hold of an even stage."""
-    *_, kept, cached, reused = costs.sum_whole(costs.rows(setting.num_stages))
+    whole = costs.sum_whole(costs.rows(setting.num_stages), setting.num_in_flight)
+    *_, kept, cached, reused = whole
     room = []
     for name in group:
         memory_bytes, cache_bytes = costs.limits[name]

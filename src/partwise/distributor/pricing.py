@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from partwise.cluster.description import Cluster, Server
+from partwise.distributor.cache_fit import share_cache
+from partwise.distributor.exchange import exchange_s
 from partwise.distributor.footprint import count_tokens, find_owned, measure_loads
 from partwise.distributor.load import Load
+from partwise.distributor.pipeline import Pipeline, split_streams
 from partwise.distributor.plan import Plan, Stage
-from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed, spend
-from partwise.distributor.transfer import PICK_BYTES, exchange_s, find_link, hop_bytes
+from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed
+from partwise.distributor.transfer import PICK_BYTES, Hop, find_link, hop_bytes, price_hops
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
 
@@ -25,6 +28,7 @@ class PartCost:
 
     ``hop_s`` and ``hop_bytes`` are those of what it receives from the stage before;
     ``link_s`` is the part of ``hop_s`` in which the link can carry nothing else.
+    ``cache_bytes`` is its share of its host's, which the cluster's servers there share evenly.
     """
 
     part: str
@@ -45,12 +49,6 @@ class PartCost:
         return self.compute_s + self.exchange_s
 
 
-def split_streams(streams: int, num_stages: int) -> tuple[int, int]:
-    """The rows of the largest microbatch and the number of them: as even as the stages ask."""
-    rows = -(-streams // num_stages)
-    return rows, -(-streams // rows)
-
-
 class Pricing:
     """The parts of ``plan``, ready to be priced for any workload."""
 
@@ -59,7 +57,11 @@ class Pricing:
         self._part = {part.name: part for part in plan.parts}
         self._server = {part.name: cluster.server(part.server) for part in plan.parts}
         self._used_threads = _count_threads(list(self._server.values()))
-        self._codec = {(link.source, link.target): link.codec for link in plan.links}
+        self._num_sharers = Counter(server.host for server in cluster.servers)
+        self._codec = {
+            (self._server[link.source].name, self._server[link.target].name): link.codec
+            for link in plan.links
+        }
         is_owned = find_owned(plan)
         self._loads: dict[str, list[Load]] = {
             member.part: measure_loads(
@@ -75,23 +77,32 @@ class Pricing:
 
     def price(self, workload: Workload) -> list[list[PartCost]]:
         """The costs of the members of each stage; their memory is left at 0."""
-        rows, _ = split_streams(workload.streams, len(self._plan.stages))
-        if workload.is_training:
-            rows = count_tokens(workload)
+        rows, _ = self.split(workload)
         stages = self._plan.stages
         return [
             self._price_stage(stage, before, rows, workload)
             for before, stage in zip((None, *stages), stages, strict=False)
         ]
 
-    def trip_s(self, costs: Sequence[Sequence[PartCost]], rows: int) -> float:
-        """Seconds of one microbatch through all stages, and of its picks to the coordinator."""
-        seconds = sum(
-            max(cost.busy_s for cost in stage) + max(cost.hop_s for cost in stage)
-            for stage in costs
-        )
+    def find_pipeline(self, costs: Sequence[Sequence[PartCost]], workload: Workload) -> Pipeline:
+        """How the stages' ``costs`` make the time of a cycle: hops, and picks to the coordinator,
+        come on top of them."""
+        rows, num_microbatches = self.split(workload)
+        hops_s = sum(max(cost.hop_s for cost in stage) for stage in costs)
         link = find_link(self._cluster, costs[-1][0].server, costs[0][0].server)
-        return seconds + (link.transfer_s(rows * PICK_BYTES) if link else 0.0)
+        back_s = link.transfer_s(rows * PICK_BYTES) if link else 0.0
+        return Pipeline(
+            num_microbatches=num_microbatches,
+            fixed_s=hops_s + back_s,
+            link_s=max(cost.link_s for stage in costs for cost in stage),
+            is_filled=workload.is_training,
+        )
+
+    def split(self, workload: Workload) -> tuple[int, int]:
+        """The rows of a microbatch and the number of them."""
+        if workload.is_training:
+            return count_tokens(workload), workload.streams
+        return split_streams(workload.streams, len(self._plan.stages))
 
     def watts(self) -> float | None:
         """Power of the hosts in use; None where one gives none."""
@@ -102,21 +113,21 @@ class Pricing:
     def _price_stage(
         self, stage: Stage, before: Stage | None, rows: int, workload: Workload
     ) -> list[PartCost]:
-        servers = [self._server[member.part].name for member in stage.members]
-        exchange = exchange_s(stage, self._model, self._cluster, servers, rows)
-        exchange *= workload.num_transfers
-        own_threads = _count_threads([self._server[member.part] for member in stage.members])
+        parts = [member.part for member in stage.members]
+        servers = [self._server[part] for part in parts]
+        names = [server.name for server in servers]
+        exchange = exchange_s(stage, self._model, self._cluster, names, rows, workload)
+        hops = self._price_hops(before, parts, rows)
+        own_threads = _count_threads(servers)
         return [
-            self._price_part(
-                member.part, before, rows, workload, own_threads=own_threads, exchange=exchange
-            )
-            for member in stage.members
+            self._price_part(part, hop, rows, workload, own_threads=own_threads, exchange=exchange)
+            for part, hop in zip(parts, hops, strict=True)
         ]
 
     def _price_part(
         self,
         part: str,
-        before: Stage | None,
+        hop: Hop,
         rows: int,
         workload: Workload,
         *,
@@ -126,56 +137,44 @@ class Pricing:
         server = self._server[part]
         host = self._cluster.host_of(server.name)
         own, loads = workload.reduced_as(self._part[part]), self._loads[part]
-        sharing = Sharing(
-            active_threads=count_active(
-                own_threads[host.name],
-                self._used_threads[host.name],
-                find_busy_share(workload, len(self._plan.stages)),
-            ),
-            used_threads=self._used_threads[host.name],
-        )
+        used_threads = self._used_threads[host.name]
+        busy_share = find_busy_share(workload, len(self._plan.stages))
+        active_threads = count_active(own_threads[host.name], used_threads, busy_share)
+        sharing = Sharing(active_threads=active_threads, used_threads=used_threads)
         kind = find_pass(self._model, own, rows)
         speed = measure_speed(host, server, own.precision, sharing, kind)
         working_set = sum(load.working_set_bytes(own) for load in loads)
-        compute_s, bound_by = spend(
-            speed.read_s(sum(load.read_bytes(own, rows) for load in loads), working_set)
-            * own.num_passes,
-            speed.compute_s(rows * sum(load.macs(own) for load in loads)) * own.num_passes,
-            speed.overhead_s(len(loads)) * own.num_transfers,
-        )
-        hop_s, link_s, num_bytes = self._price_hop(before, part, rows)
+        read_bytes = sum(load.read_bytes(own, rows) for load in loads) * own.num_passes
+        macs = rows * sum(load.macs(own) for load in loads) * own.num_passes
+        compute_s = speed.pass_s(read_bytes, working_set, macs, len(loads), own.num_transfers)
         return PartCost(
             part=part,
             server=server.name,
             compute_s=compute_s,
-            bound_by=bound_by,
+            bound_by=speed.find_bound(read_bytes, working_set, macs, compute_s),
             working_set_bytes=round(working_set),
-            cache_bytes=host.cache_bytes,
+            cache_bytes=share_cache(host, self._num_sharers[host.name]),
             exchange_s=exchange,
-            hop_s=hop_s * own.num_transfers,
-            hop_bytes=num_bytes * own.num_transfers,
+            hop_s=hop.seconds * own.num_transfers,
+            hop_bytes=round(hop.num_bytes) * own.num_transfers,
             memory_bytes=0,
-            link_s=link_s * own.num_transfers,
+            link_s=hop.link_s * own.num_transfers,
         )
 
-    def _price_hop(self, before: Stage | None, target: str, rows: int) -> tuple[float, float, int]:
-        """Seconds, seconds on the link and bytes of what a part receives.
-
-        All members of the stage before hold the same bits, so the one with the fastest link
-        sends; the first stage receives tokens from the coordinator beside it.
-        """
-        server = self._server[target].name
+    def _price_hops(self, before: Stage | None, targets: Sequence[str], rows: int) -> list[Hop]:
+        """What each of the parts ``targets`` of a stage receives; the first stage's receive tokens
+        from the coordinator beside them."""
         if before is None:
             loopback = self._cluster.loopback_link
-            return (loopback.transfer_s(rows * PICK_BYTES) if loopback else 0.0), 0.0, 0
-        ways = []
-        for member in before.members:
-            link = self._cluster.link(self._server[member.part].name, server)
-            codec = self._codec.get((member.part, target), "fp32")
-            num_bytes = hop_bytes(self._model, rows, codec)
-            link_s = num_bytes / link.bandwidth_bytes_per_s
-            ways.append((link.transfer_s(num_bytes), link_s, round(num_bytes)))
-        return min(ways)
+            seconds = loopback.transfer_s(rows * PICK_BYTES) if loopback else 0.0
+            return [Hop(seconds=seconds, link_s=0.0, num_bytes=0.0)] * len(targets)
+
+        def find_bytes(sender: str, target: str) -> float:
+            return hop_bytes(self._model, rows, self._codec.get((sender, target), "fp32"))
+
+        senders = [self._server[member.part].name for member in before.members]
+        names = [self._server[part].name for part in targets]
+        return price_hops(self._cluster, senders, names, find_bytes)
 
 
 def find_busy_share(workload: Workload, num_stages: int) -> float:

@@ -11,13 +11,11 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from partwise.cluster.description import Cluster
 from partwise.distributor.footprint import count_tokens, measure_footprint
 from partwise.distributor.load import Load, measure_layer
-from partwise.distributor.pricing import count_active, find_busy_share, split_streams
+from partwise.distributor.pipeline import split_streams
+from partwise.distributor.pricing import count_active, find_busy_share
 from partwise.distributor.range_max import RangeMax
 from partwise.distributor.speed import Pass, Sharing, Speed, find_pass, measure_speed
 from partwise.distributor.workload import Workload
@@ -30,7 +28,9 @@ class SegmentCosts:
 
     ``server_index`` counts ``servers`` (default: those of the cluster, in its order), all of
     which are taken to hold a stage each. What a server reads again and again must fit its entry
-    of ``cache_limits`` (bytes), where they are given. Nothing here changes after construction.
+    of ``cache_limits`` (bytes), where they are given. In training a server must have room for the
+    microbatches in flight at its place in the order given; without ``has_order`` at any place,
+    so at the first. Nothing here changes after construction.
 
     Raises:
         PlanError: a host gives no rates for the workload's precision.
@@ -44,6 +44,8 @@ class SegmentCosts:
         workload: Workload,
         servers: Sequence[str] | None = None,
         cache_limits: Sequence[int] | None = None,
+        *,
+        has_order: bool = True,
     ) -> None:
         names = [s.name for s in cluster.servers] if servers is None else list(servers)
         if not names:
@@ -54,6 +56,8 @@ class SegmentCosts:
         rows, _ = split_streams(workload.streams, len(names))
         self._rows = count_tokens(workload) if workload.is_training else rows
         self._num_transfers = workload.num_transfers
+        places = [i * has_order for i in range(len(names))]
+        self._num_in_flight = [workload.count_in_flight(place, len(names)) for place in places]
         self._measure(model, workload)
         kind = find_pass(model, workload, self._rows)
         self._speeds = _measure_speeds(cluster, names, workload, kind)
@@ -62,35 +66,22 @@ class SegmentCosts:
         """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
         if start >= stop:
             return 0.0
-        speed = self._speeds[server_index]
-        read_bytes = self._read[stop] - self._read[start]
-        macs = self._macs[stop] - self._macs[start]
-        work_s = max(
-            read_bytes / speed.bytes_per_s.at(self._working_set[stop] - self._working_set[start]),
-            speed.compute_s(macs),
+        return self._speeds[server_index].pass_s(
+            self._read[stop] - self._read[start],
+            self._working_set[stop] - self._working_set[start],
+            self._macs[stop] - self._macs[start],
+            stop - start,
+            self._num_transfers,
         )
-        return work_s + speed.overhead_s(stop - start) * self._num_transfers
 
-    def seconds_to_each_stop(self, server_index: int, start: int) -> NDArray[np.float64]:
-        """`seconds` of ``start:start + 1``, ``start:start + 2`` and so on to the last layer."""
-        speed = self._speeds[server_index]
-        curve = speed.bytes_per_s
-        read_bytes, macs, working_set = (
-            np.array(sums[start + 1 :]) - sums[start]
-            for sums in (self._read, self._macs, self._working_set)
-        )
-        places = np.log(np.maximum(working_set, curve.x[0]))
-        bandwidth = np.interp(places, np.log(curve.x), curve.y)
-        work_s = np.maximum(read_bytes / bandwidth, macs / speed.macs_per_s)
-        overhead_s = speed.overhead_s(1) + speed.layer_overhead_s * np.arange(len(work_s))
-        total_s: NDArray[np.float64] = work_s + overhead_s * self._num_transfers
-        return total_s
-
-    def bytes(self, start: int, stop: int) -> int:
-        """Memory in bytes of layers ``start:stop``: never less for more layers, 0 for none."""
+    def bytes(self, start: int, stop: int, num_in_flight: int = 1) -> int:
+        """Memory in bytes of layers ``start:stop``, with so many microbatches in flight: never
+        less for more layers, 0 for none."""
         if start >= stop:
             return 0
         kept = self._kept[stop] - self._kept[start]
+        if num_in_flight > 1:
+            kept += (num_in_flight - 1) * (self._saved[stop] - self._saved[start])
         tied = sum(n for first, last, n in self._tied if start <= first and last < stop)
         return kept - tied + self._reused.largest(start, stop)
 
@@ -103,7 +94,8 @@ class SegmentCosts:
         limits = self._cache_limits
         if limits is not None and self.working_set_bytes(start, stop) > limits[server_index]:
             return False
-        return self.bytes(start, stop) <= self.memory_limits[server_index]
+        needed = self.bytes(start, stop, self._num_in_flight[server_index])
+        return needed <= self.memory_limits[server_index]
 
     def max_stop(self, server_index: int, start: int, seconds_limit: float) -> int:
         """The furthest stop with ``seconds`` up to ``seconds_limit`` that the server can hold;
@@ -161,7 +153,7 @@ class SegmentCosts:
         return max(start, low - 1), min(max(high, start) + 1, self.num_layers + 1)
 
     def _measure(self, model: Model, workload: Workload) -> None:
-        measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int]] = {}
+        measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int, int]] = {}
         columns = []
         for layer in model.layers:
             key = layer.kind, measure_layer(layer, workload.mlp_sparsity)
@@ -171,24 +163,27 @@ class SegmentCosts:
                     layer, key[1], model.hidden_size, workload, self._rows
                 )
             columns.append(measured[key])
-        read, working_set, macs, kept, reused = zip(*columns, strict=True)
+        read, working_set, macs, kept, saved, reused = zip(*columns, strict=True)
         self._read, self._working_set, self._macs = map(_add_up, (read, working_set, macs))
         self._kept: list[int] = [0, *itertools.accumulate(kept)]
+        self._saved: list[int] = [0, *itertools.accumulate(saved)]
         self._reused = RangeMax(reused)
         self._tied = _find_tied(model, workload)
 
 
 def _measure_load(
     layer: Layer, load: Load, hidden_size: int, workload: Workload, rows: int
-) -> tuple[float, float, float, int, int]:
+) -> tuple[float, float, float, int, int, int]:
     """Bytes read in a pass, working set in bytes, multiply-accumulates of a pass, bytes of
-    memory that add up over layers, bytes that layers take in turns."""
+    memory that add up over layers, those of them for each microbatch in flight, bytes that layers
+    take in turns."""
     footprint = measure_footprint(layer, load, hidden_size, workload)
     return (
         load.read_bytes(workload, rows) * workload.num_passes,
         load.working_set_bytes(workload),
         load.macs(workload) * rows * workload.num_passes,
         footprint.kept_bytes,
+        footprint.saved_activation_bytes,
         footprint.reused_bytes,
     )
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from partwise.cluster.description import Curve, Host, Server, Streaming
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
@@ -60,17 +63,47 @@ class Speed:
         """Seconds for ``macs`` multiply-accumulates."""
         return macs / self.macs_per_s
 
-    def overhead_s(self, num_layers: int) -> float:
-        """Seconds of one runner call over ``num_layers`` layers besides their work."""
-        return self.call_overhead_s + self.layer_overhead_s * num_layers
+    def pass_s(
+        self,
+        read_bytes: float,
+        working_set_bytes: float,
+        macs: float,
+        num_layers: int,
+        num_calls: int,
+    ) -> float:
+        """Seconds of a pass through layers: reads and arithmetic overlap, ``num_calls`` runner
+        calls come on top."""
+        work_s = max(
+            read_bytes / self.bytes_per_s.at(working_set_bytes),
+            macs / self.macs_per_s,
+        )
+        return work_s + (self.call_overhead_s + self.layer_overhead_s * num_layers) * num_calls
 
+    def passes_s(
+        self,
+        read_bytes: NDArray[np.float64],
+        working_set_bytes: NDArray[np.float64],
+        macs: NDArray[np.float64],
+        num_layers: NDArray[np.int64],
+        num_calls: int,
+    ) -> NDArray[np.float64]:
+        """`pass_s` of many runs of layers at once, one number of each argument for each."""
+        curve = self.bytes_per_s
+        places = np.log(np.maximum(working_set_bytes, curve.x[0]))
+        bandwidth = np.interp(places, np.log(curve.x), curve.y)
+        work_s = np.maximum(read_bytes / bandwidth, macs / self.macs_per_s)
+        overhead_s = self.call_overhead_s + self.layer_overhead_s * num_layers
+        seconds: NDArray[np.float64] = work_s + overhead_s * num_calls
+        return seconds
 
-def spend(read_s: float, compute_s: float, overhead_s: float) -> tuple[float, Bound]:
-    """Seconds of a pass whose reads and arithmetic overlap, and what most of them go to."""
-    work_s = max(read_s, compute_s)
-    if overhead_s > work_s:
-        return work_s + overhead_s, "overhead"
-    return work_s + overhead_s, "bandwidth" if read_s >= compute_s else "compute"
+    def find_bound(
+        self, read_bytes: float, working_set_bytes: float, macs: float, pass_s: float
+    ) -> Bound:
+        """What most of a pass of ``pass_s`` goes to."""
+        read_s, compute_s = self.read_s(read_bytes, working_set_bytes), self.compute_s(macs)
+        if pass_s > 2 * max(read_s, compute_s):
+            return "overhead"
+        return "bandwidth" if read_s >= compute_s else "compute"
 
 
 def find_pass(model: Model, workload: Workload, tokens: int) -> Pass:

@@ -1,20 +1,39 @@
-"""What crosses links in a pass: hops between stages, exchanges between members of one."""
+"""What crosses links in a pass: hops between stages, and bytes and messages in general.
+
+What the members of one stage exchange is in `exchange.py`.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from partwise.cluster.description import Cluster, LinkSpeed
-from partwise.distributor.placement import split_kinds
-from partwise.distributor.plan import Stage
+from partwise.cluster.description import Cluster, Host, LinkSpeed
 from partwise.errors import PlanError
-from partwise.model.description import LayerKind, Model
+from partwise.model.description import Model
 
 CODEC_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 """Bytes of one activation on a link by its codec."""
 PICK_BYTES = 8
 """A picked token, or a member's candidate for it, of one row."""
+MESSAGE_S = 30e-6
+"""What a message more keeps the servers at its ends, in Python: an exchange of 8 KB by two
+members takes 64 to 78 us over loopback, of which the link's own way is 40 (measured). A frame in
+and a frame out are about 60 us of a server's work (docs/decisions/0007): half of that each."""
+MESSAGE_CALLS = 1 / 5
+"""The same as a share of a runner's call: 150 us where a message was measured. What starts a call
+sooner (a captured graph) is taken to send sooner in proportion; nothing takes longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """What one member receives from the stage before: seconds until it has it, seconds for which
+    what it comes through can carry nothing else, and bytes."""
+
+    seconds: float
+    link_s: float
+    num_bytes: float
 
 
 def hop_bytes(model: Model, rows: int, codec: str) -> float:
@@ -28,53 +47,73 @@ def hop_bytes(model: Model, rows: int, codec: str) -> float:
     return rows * sum(tensor.width for tensor in model.cut_tensors) * CODEC_BYTES[codec]
 
 
+def message_s(host: Host) -> float:
+    """Seconds for which a server of ``host`` is kept by one message more."""
+    return min(MESSAGE_S, MESSAGE_CALLS * host.call_overhead_s)
+
+
 def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:
     """What joins two servers; None for one and the same without a loopback link: it is free."""
     return cluster.loopback_link if a == b else cluster.link(a, b)
 
 
-def list_links(cluster: Cluster, servers: Sequence[str]) -> list[LinkSpeed]:
-    """The different links that join pairs of ``servers``."""
-    if cluster.links:
-        pairs = itertools.combinations(servers, 2)
-        return list(dict.fromkeys(cluster.link(a, b) for a, b in pairs))
-    by_host: dict[str, list[str]] = {}
-    for name in servers:
-        by_host.setdefault(cluster.server(name).host, []).append(name)
-    links = [cluster.default_link] if len(by_host) > 1 else []
-    together = next((names for names in by_host.values() if len(names) > 1), None)
-    return [*links, cluster.link(*together[:2])] if together else links
+def price_hops(
+    cluster: Cluster,
+    senders: Sequence[str],
+    targets: Sequence[str],
+    find_bytes: Callable[[str, str], float],
+) -> list[Hop]:
+    """What each of the servers ``targets`` receives, of ``find_bytes(sender, target)`` bytes.
 
-
-def exchange_s(
-    stage: Stage, model: Model, cluster: Cluster, servers: Sequence[str], rows: int
-) -> float:
-    """Seconds that the members of ``stage``, on ``servers``, exchange partial sums in a pass.
-
-    Every kind of neuron that a layer splits ends in one sum of the hidden state: two members
-    send it to each other, more reduce-scatter it and gather it again, at the pace of their
-    slowest pair. A head that is split exchanges each member's candidates alone.
+    All senders hold the same bits. Targets choose in turn: each the fastest of the senders that
+    send to fewest so far. What one sends is sent one after the other, and so is what the servers
+    of one host send to other hosts, or receive from them, through its card; that all of it is
+    there is when a target is taken to have its own.
     """
-    if len(servers) < 2:
-        return 0.0
-    links = list_links(cluster, servers)
-    num_bytes = hop_bytes(model, rows, "fp32")
-    sum_s = measure_sum(links, len(servers), num_bytes)
-    pick_s = max(link.transfer_s(rows * PICK_BYTES) for link in links)
-    sums = picks = 0
-    for i in range(stage.start, stage.stop):
-        layer = model.layers[i]
-        kinds = {kind.name for kind in layer.neuron_kinds} & split_kinds(stage, i)
-        if layer.kind is LayerKind.HEAD:
-            picks += len(kinds)
-        else:
-            sums += len(kinds)
-    return sums * sum_s + picks * pick_s
+    chosen = _choose_senders(cluster, senders, targets, find_bytes)
+    pairs = list(zip(chosen, targets, strict=True))
+    busy_s: defaultdict[tuple[str, str], float] = defaultdict(float)
+    num_sent = Counter(sender for sender, _ in pairs)
+    ways = []
+    for sender, target in pairs:
+        num_bytes, link = find_bytes(sender, target), cluster.link(sender, target)
+        cards = find_cards(cluster, sender, target)
+        for card in cards:
+            busy_s[card] += num_bytes / link.bandwidth_bytes_per_s
+        ways.append((num_bytes, link.round_trip_s / 2, cards))
+    hops = []
+    for (sender, _), (num_bytes, way_s, cards) in zip(pairs, ways, strict=True):
+        link_s = max(busy_s[card] for card in cards)
+        more_s = (num_sent[sender] - 1) * message_s(cluster.host_of(sender))
+        hops.append(Hop(seconds=way_s + link_s + more_s, link_s=link_s, num_bytes=num_bytes))
+    return hops
 
 
-def measure_sum(links: Sequence[LinkSpeed], num_members: int, num_bytes: float) -> float:
-    """Seconds of one sum of ``num_bytes`` over all members of a stage, joined by ``links``."""
-    if num_members == 2:
-        return links[0].transfer_s(num_bytes)
-    share = num_bytes * (num_members - 1) / num_members
-    return 2 * max(link.transfer_s(share) for link in links)
+def find_cards(
+    cluster: Cluster, sender: str, target: str
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What carries bytes out of ``sender`` and into ``target``, one after the other: between hosts
+    their network cards, on one host each server's own socket."""
+    hosts = cluster.server(sender).host, cluster.server(target).host
+    out, into = hosts if hosts[0] != hosts[1] else (f"{sender}@", f"{target}@")
+    return ("out", out), ("in", into)
+
+
+def _choose_senders(
+    cluster: Cluster,
+    senders: Sequence[str],
+    targets: Sequence[str],
+    find_bytes: Callable[[str, str], float],
+) -> list[str]:
+    """Who sends to each target (`price_hops`)."""
+    hosts = [cluster.server(name).host for name in (*senders, *targets)]
+    if not cluster.links and len(set(hosts)) == len(hosts):
+        # All links are alike.
+        return [senders[i % len(senders)] for i in range(len(targets))]
+    chosen: list[str] = []
+    free: list[str] = []
+    for target in targets:
+        free = free or list(senders)
+        ways = [cluster.link(name, target).transfer_s(find_bytes(name, target)) for name in free]
+        chosen.append(free.pop(ways.index(min(ways))))
+    return chosen

@@ -6,21 +6,32 @@ does: it is also tried with its layers reduced as the plan's parts are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from partwise.cluster.description import Cluster
-from partwise.distributor.cost import Prediction, one_machine, predict
+from partwise.distributor.cost import (
+    Prediction,
+    list_unrated,
+    one_machine,
+    predict,
+    rank_throughput,
+)
 from partwise.distributor.plan import Plan
 from partwise.distributor.slowdown import ITSELF, explain_latency, explain_throughput
 from partwise.distributor.workload import Workload
-from partwise.errors import PlanError
 from partwise.model.description import Model
 
 Measure = Literal["latency", "throughput"]
 
+CONNECTIVITY = "connectivity"
 TIMES = "\N{MULTIPLICATION SIGN}"
 ONLY_WAY = "no single machine of the cluster holds the model, so parts are the only way"
+DENSE = (
+    "its members' exchange is predicted as of whole hidden states: what connectivity spares is not"
+    " taken off"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +40,15 @@ class Verdict:
 
     ``measure`` is ``latency`` (one stream, alone) or ``throughput`` (tokens per second of
     ``streams``). ``speedup`` is above 1 where the plan is better; None where no machine holds
-    the model. ``reason`` says what costs a plan that does not beat it.
+    the model. ``reason`` says what costs a plan that does not beat it; ``caveats`` what the
+    comparison leaves out.
     """
 
     measure: Measure
     streams: int
     speedup: float | None
     reason: str = ""
+    caveats: tuple[str, ...] = ()
 
     @property
     def beats_one_machine(self) -> bool:
@@ -48,10 +61,14 @@ class Verdict:
         return self.reason == ITSELF
 
     def __str__(self) -> str:
+        caveats = f" ({'; '.join(self.caveats)})" if self.caveats else ""
         if self.speedup is None:
-            return ONLY_WAY
+            return ONLY_WAY + caveats
         ratio = f"{format_ratio(self.speedup)} {TIMES}"
-        return f"yes, {ratio}" if self.beats_one_machine else f"no: {ratio}, because {self.reason}"
+        answer = (
+            f"yes, {ratio}" if self.beats_one_machine else f"no: {ratio}, because {self.reason}"
+        )
+        return answer + caveats
 
 
 def format_ratio(ratio: float) -> str:
@@ -66,32 +83,42 @@ def judge(plan: Plan, model: Model, cluster: Cluster, workload: Workload) -> tup
 
     Raises:
         ClusterError: the plan names a server that the cluster does not have.
-        PlanError: a host gives no rates for a precision that is needed.
+        PlanError: a host of the plan gives no rates for a part's precision.
     """
+    caveats = tuple(list_caveats(plan, cluster, workload))
     alone = _with_one_stream(workload)
     verdicts = [_judge_latency(plan, model, cluster, alone)]
     if workload.streams > 1:
         verdicts.append(_judge_throughput(plan, model, cluster, workload))
-    return tuple(verdicts)
+    return tuple(replace(verdict, caveats=caveats) for verdict in verdicts)
+
+
+def list_caveats(plan: Plan, cluster: Cluster, workload: Workload) -> list[str]:
+    """What the comparison of ``plan`` with one machine leaves out: machines that nobody measured,
+    and what a plan by connectivity saves."""
+    caveats = []
+    unrated = list_unrated(cluster, workload.precision)
+    if unrated:
+        caveats.append(say_unrated(unrated, workload.precision))
+    if plan.strategy == CONNECTIVITY and any(len(stage.members) > 1 for stage in plan.stages):
+        caveats.append(DENSE)
+    return caveats
+
+
+def say_unrated(hosts: Sequence[str], precision: str) -> str:
+    """Which hosts are not compared, and why."""
+    return f"not compared: {', '.join(hosts)}, without rates for {precision}"
 
 
 def find_one_machine(
     plan: Plan, model: Model, cluster: Cluster, workload: Workload
 ) -> Prediction | None:
-    """The best single machine for what ``plan`` does; None where none holds the model.
-
-    Raises:
-        PlanError: a machine that holds it gives no rates for the workload's precision.
-    """
-    found = [one_machine(model, cluster, workload)]
-    for reduced in {workload.reduced_as(part) for part in plan.parts} - {workload}:
-        try:
-            found.append(one_machine(model, cluster, reduced))
-        except PlanError:
-            # Machines whose rates nobody knows at a lower precision compete at the asked one.
-            continue
+    """The best single machine for what ``plan`` does; None where none that has rates holds the
+    model."""
+    asked = {workload, *(workload.reduced_as(part) for part in plan.parts)}
+    found = [one_machine(model, cluster, reduced) for reduced in asked]
     held = [prediction for prediction in found if prediction is not None]
-    return max(held, key=lambda p: (p.tokens_per_s, -p.latency_s), default=None)
+    return min(held, key=rank_throughput, default=None)
 
 
 def _is_better(speedup: float) -> bool:

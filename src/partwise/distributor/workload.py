@@ -62,7 +62,18 @@ class Workload:
     def num_passes(self) -> int:
         """Times that the layers are computed for a token: in training forwards, for the
         gradient of the input and for that of the weights; a checkpointed layer once more."""
-        return 3 + self.has_checkpointing if self.is_training else 1
+        return self.num_forwards + 2 if self.is_training else 1
+
+    @property
+    def num_forwards(self) -> int:
+        """Of `num_passes` those forwards: a checkpointed layer computes its own again."""
+        return 1 + (self.is_training and self.has_checkpointing)
+
+    def count_in_flight(self, stage: int, num_stages: int) -> int:
+        """Microbatches whose activations a stage keeps at once in training: 1F1B, the schedule
+        in which a stage goes back with one as soon as it can. The last keeps 1, each before it
+        1 more, none more than there are ``streams``. In inference: 1, which keeps none."""
+        return min(self.streams, num_stages - stage) if self.is_training else 1
 
     @property
     def num_transfers(self) -> int:
