@@ -133,10 +133,15 @@ def check_sizes(found: Plan, problem: Problem, percentages: list[Fraction]) -> N
         return
     for i, layer in enumerate(problem.model.layers):
         for kind in layer.neuron_kinds:
-            for member, percentage in zip(stage.members, percentages, strict=False):
+            asked = dict(zip(problem.servers, percentages, strict=False))
+            for member in stage.members:
+                percentage = asked[found.part(member.part).server]
                 shares = [s for s in member.neurons if s.kind == kind.name and s.is_about(i)]
                 owned = sum(b - a for s in shares for a, b in s.ranges)
-                assert abs(owned - kind.count * percentage / 100) < 1
+                granule = max((s.granule for s in shares), default=1)
+                num_granules = -(-kind.count // granule)
+                assert abs(owned - num_granules * granule * percentage / 100) < 2 * granule
+                assert granule > 1 or abs(owned - kind.count * percentage / 100) < 1
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
