@@ -179,9 +179,8 @@ def test_where_count_is_infeasible_too_nothing_to_be_gained_is_still_said() -> N
 
 
 def test_int4_keeps_blocks_of_a_sparse_chain_together() -> None:
-    masks = [
-        np.kron(mask, np.ones((32, 32), dtype=bool)) for mask in shuffled_blocks(4, 4, 4, 0.0, 0)
-    ]
+    block = np.ones((32, 32), dtype=bool)
+    masks = [np.kron(mask, block) for mask in shuffled_blocks(4, 4, 4, 0.0, 0)]
     model = chain_model([masks[0].shape[1], *(len(mask) for mask in masks)])
     problem = make_problem(model, 4, masks=name_masks(masks))
     problem = replace(problem, workload=replace(problem.workload, precision="int4"))

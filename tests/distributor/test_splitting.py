@@ -224,7 +224,7 @@ def test_what_is_missing_of_a_cache_has_a_figure_and_remedies() -> None:
     with pytest.raises(Infeasible) as error:
         STRATEGIES["greedy"].plan(problem)
     found = re.search(
-        r"needed is ([\d.]+ MiB) more of cache on server 's1', or (\d+) more servers of",
+        r"needed is ([\d.]+ \wiB) more of cache on server 's1', or .*\d+ more servers? of",
         str(error.value),
     )
     assert found, error.value
