@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -420,6 +421,11 @@ def test_shares_that_do_not_fit_name_three_remedies_that_suffice(model: Model) -
             plan(name, problem)
         words = str(error.value)
         assert "and 1 other part lacks memory: needed is" in words
-        assert "KiB more in all, or int8, or 1 more server of" in words
+        remedies = re.search(r"KiB more in all, or int8, or (\d+) more servers? of", words)
+        assert remedies, words
+        num_more = int(remedies[1])
         assert plan(name, replace(problem, workload=replace(problem.workload, precision="int8")))
-        assert plan(name, add_servers(problem, "s0", 1))
+        assert plan(name, add_servers(problem, "s0", num_more))
+        if num_more > 1:
+            with pytest.raises(Infeasible):
+                plan(name, add_servers(problem, "s0", num_more - 1))

@@ -18,6 +18,8 @@ from partwise.errors import Infeasible, PlanError, Unheld
 LOWER_PRECISIONS = ("fp16", "int8", "int4")
 MAX_MORE = 256
 """More servers than this are not proposed."""
+MAX_MORE_MEMBERS = 32
+"""Nor more than this where all share each layer: every one more would wait in its exchange."""
 
 Find = Callable[[Problem], Plan]
 TOO_LITTLE, HELD, REFUSED = range(3)
@@ -48,7 +50,7 @@ def plan_or_say(problem: Problem, find: Find, *, can_grow: bool = True) -> Plan:
         return find(problem)
     except Unheld as exc:
         remedies = [*find_precision(problem, attempt)]
-        remedies += count_more(problem, attempt) if can_grow else []
+        remedies += count_more(problem, attempt, MAX_MORE_MEMBERS) if can_grow else []
         raise Infeasible(", or ".join([str(exc), *remedies])) from exc
 
 
@@ -64,13 +66,13 @@ def find_precision(problem: Problem, attempt: Try) -> list[str]:
     return []
 
 
-def count_more(problem: Problem, attempt: Try) -> list[str]:
+def count_more(problem: Problem, attempt: Try, most: int = MAX_MORE) -> list[str]:
     """The fewest more servers like the roomiest that suffice; none where many do not."""
     like = max(problem.servers, key=lambda name: find_offer(problem, name))
     low, high = 0, 1
     while (found := attempt(add_servers(problem, like, high))) == TOO_LITTLE:
         low, high = high, 2 * high
-        if high > MAX_MORE:
+        if high > most:
             return []
     while high - low > 1:
         middle = (low + high) // 2
@@ -101,7 +103,8 @@ def add_servers(problem: Problem, like: str, num_more: int) -> Problem:
     server, host = cluster.server(like), cluster.host_of(like)
     if problem.options.get("cache_fit"):
         host = replace(host, cache_bytes=find_offer(problem, like))
-    names = [f"{server.name} again {i}" for i in range(num_more)]
+    first = len(cluster.servers)
+    names = [f"{server.name} again {first + i}" for i in range(num_more)]
     more = replace(
         cluster,
         hosts=(*cluster.hosts, *(replace(host, name=name) for name in names)),
