@@ -132,3 +132,25 @@ def test_a_405b_model_on_64_mixed_servers_takes_seconds() -> None:
     plan = STRATEGIES["auto"].plan(problem)
     assert time.process_time() - started < 5
     verify_plan(plan, model, problem.servers)
+
+
+def test_fewest_servers_are_fewest_where_memory_and_cache_are_two_budgets(
+    make_synthetic: Callable[[random.Random], Any],
+) -> None:
+    rng = random.Random(4)
+    rooms = [(20_000, 60_000), (20_000, 200_000), (60_000, 20_000), (60_000, 20_000)]
+    num_pairs = 0
+    for _ in range(40):
+        cluster = make_cluster([1.0] * 4, [memory for memory, _ in rooms])
+        hosts = tuple(
+            replace(host, cache_bytes=cache)
+            for host, (_, cache) in zip(cluster.hosts, rooms, strict=True)
+        )
+        cluster = replace(cluster, hosts=hosts)
+        options = {"goal": "fewest-servers", "cache_fit": True}
+        problem = pose(make_synthetic(rng).model, cluster, **options)
+        pairs = list(combinations(problem.servers, 2))
+        if any(holds(problem, pair) for pair in pairs):
+            assert len(STRATEGIES["auto"].plan(problem).parts) <= 2
+            num_pairs += 1
+    assert num_pairs > 3

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from partwise.cli.main import main
 from partwise.cli.planning.masks import read_masks
 from partwise.errors import UsageError
 
@@ -31,3 +33,40 @@ def test_a_file_that_holds_no_arrays_is_refused_in_one_line(tmp_path: Path) -> N
             path.write_bytes(data)
         with pytest.raises(UsageError, match=r"--masks cannot read .*: give a \.safetensors or"):
             read_masks(str(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"no.such.weight": np.eye(2)}, "'no.such.weight', no parameter of"),
+        (
+            {"model.embed_tokens.weight": np.eye(2)},
+            "the mask of 'model.embed_tokens.weight' has shape",
+        ),
+        (None, "connectivity follows a chain of linear layers"),
+    ],
+)
+def test_masks_that_do_not_fit_the_model_are_refused(
+    arrays: dict[str, Any] | None,
+    message: str,
+    tiny_llama: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "masks.npz"
+    if arrays is not None:
+        np.savez(path, **arrays)
+    masks = "weights" if arrays is None else str(path)
+    words = ["--cluster", "local-2", "--strategy", "connectivity", "--masks", masks]
+    assert main(["plan", str(tiny_llama), *words]) == 1
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert "\n" not in line
+
+
+def test_the_models_own_pattern_is_read_from_its_store(tiny_llama: Path) -> None:
+    masks = read_masks("weights", tiny_llama)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert name in masks
+    assert masks[name].dtype == np.bool_
+    assert len(masks) == len(list(masks))
