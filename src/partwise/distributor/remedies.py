@@ -113,18 +113,23 @@ def add_servers(problem: Problem, like: str, num_more: int) -> Problem:
     return replace(problem, cluster=more, servers=(*problem.servers, *names))
 
 
-def grow_server(problem: Problem, name: str, num_bytes: int) -> Problem:
+def grow_server(
+    problem: Problem, name: str, num_bytes: int, *, memory_too: bool = False
+) -> Problem:
     """The problem in which one of its servers has so much more memory or, with ``cache_fit``,
-    cache; the others keep what they have."""
+    cache (``memory_too``: both); the others keep what they have."""
     cluster = problem.cluster
     server, host = cluster.server(name), cluster.host_of(name)
-    grown = replace(server, memory_bytes=server.memory_bytes + num_bytes)
-    changed = [replace(host, memory_bytes=host.memory_bytes + num_bytes)]
-    if problem.options.get("cache_fit"):
+    is_cached = bool(problem.options.get("cache_fit"))
+    extra_bytes = 0 if is_cached and not memory_too else num_bytes
+    host = replace(host, memory_bytes=host.memory_bytes + extra_bytes)
+    grown = replace(server, memory_bytes=server.memory_bytes + extra_bytes)
+    changed = [host]
+    if is_cached:
         share = share_of_cache(problem, name)
         num_others = sum(cluster.server(n).host == host.name for n in problem.servers) - 1
         own = replace(host, name=f"{host.name} of {name}", cache_bytes=share + num_bytes)
-        grown = replace(server, host=own.name)
+        grown = replace(grown, host=own.name)
         changed = [replace(host, cache_bytes=max(1, share * num_others)), own]
     hosts = tuple(other for other in cluster.hosts if other.name != host.name)
     servers = tuple(grown if other.name == name else other for other in cluster.servers)

@@ -38,7 +38,7 @@ def describe_shortfall(problem: Problem, left: int, is_held: IsHeld) -> str:
 
     needed, whole = measure(left, num_layers), measure(0, num_layers)
     remedies = [
-        *_find_growth(problem, round(whole), budget, is_held),
+        *_find_growth(problem, round(max(whole, costs.bytes(0, num_layers))), is_held),
         *find_precision(problem, attempt),
         *count_more(problem, attempt),
     ]
@@ -52,22 +52,33 @@ def describe_shortfall(problem: Problem, left: int, is_held: IsHeld) -> str:
     )
 
 
-def _find_growth(problem: Problem, whole: int, budget: str, is_held: IsHeld) -> list[str]:
+def _find_growth(problem: Problem, whole: int, is_held: IsHeld) -> list[str]:
     """What more the last server needs so that layers are held; what is said suffices, and is
-    hardly more than the least."""
-    last = problem.servers[-1]
-    low, high = 0, whole
-    if not is_held(grow_server(problem, last, high)):
-        return []
-    least = max(64, whole // (100 * PRECISE))
+    hardly more than the least. Where more cache alone does not help, both budgets are grown."""
+    last, is_cached = problem.servers[-1], bool(problem.options.get("cache_fit"))
+    for memory_too in (False, True) if is_cached else (True,):
+
+        def holds(num_bytes: int, both: bool = memory_too) -> bool:
+            return is_held(grow_server(problem, last, num_bytes, memory_too=both))
+
+        if holds(whole):
+            what = " of cache and of memory" if memory_too else " of cache"
+            more = say_bytes(_find_least(holds, whole))
+            return [f"{more} more{what if is_cached else ''} on server {last!r}"]
+    return []
+
+
+def _find_least(holds: Callable[[int], bool], enough: int) -> int:
+    """Hardly more than the least number of bytes that ``holds``; ``enough`` do."""
+    low, high = 0, enough
+    least = max(64, enough // (100 * PRECISE))
     while high - low > max(least, high // PRECISE):
         middle = (low + high) // 2
-        if is_held(grow_server(problem, last, middle)):
+        if holds(middle):
             high = middle
         else:
             low = middle
-    more = "cache" if budget == "cache" else ""
-    return [f"{say_bytes(high)} more{f' of {more}' if more else ''} on server {last!r}"]
+    return high
 
 
 def _explain(problem: Problem, most: int, measure: Callable[[int, int], float]) -> str:
