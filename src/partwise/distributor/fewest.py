@@ -60,5 +60,5 @@ def _offer(
     limits: Mapping[str, tuple[float, float]], names: Sequence[str], kept: float, cached: float
 ) -> bool:
     """Whether servers offer together as much memory and cache as is kept and read."""
-    memory, caches = zip(*(limits[name] for name in names), strict=True)
-    return sum(memory) >= kept and sum(caches) >= cached
+    memory = sum(limits[name][0] for name in names)
+    return memory >= kept and sum(limits[name][1] for name in names) >= cached
