@@ -20,6 +20,7 @@ from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.workload import Workload
 from partwise.errors import Infeasible, PlanError
 from partwise.model import Model
+from support.large import describe_llama
 from support.planning import GIB, make_cluster, make_host, make_problem, pose
 
 
@@ -311,9 +312,6 @@ def test_random_shares_are_exactly_those_asked(
                         assert abs(owned["s0"] - ideal * kind.count) <= 0.5 + 1e-9
 
 
-HEAVY_PERCENTAGES = [67, 33]
-
-
 def lower(problem: Problem, precision: str) -> Problem:
     """The problem at another precision, which its hosts compute."""
     cluster = problem.cluster
@@ -328,27 +326,28 @@ def lower(problem: Problem, precision: str) -> Problem:
     [
         ("count", {}),
         ("compute", {}),
-        ("percentage", {"percentages": HEAVY_PERCENTAGES}),
-        ("type", {"types": {"mlp": ["s0", "s1"], "attention": "s0"}}),
-        ("ids", {"ids": {"*": {"mlp_unit": {"s0": "0:1024", "s1": "1024:1536"}}}}),
+        ("percentage", {"percentages": [50, 30, 20]}),
+        ("type", {"types": {"mlp": ["s0", "s1", "s2"], "attention": "s0"}}),
+        ("ids", {"ids": {"*": {"kv_group": {"s0": "0:4", "s1": "4:7", "s2": "7:8"}}}}),
         ("connectivity", {}),
     ],
 )
-def test_int4_keeps_its_blocks_whole(
-    name: str, options: dict[str, Any], heavy_ends_model: Model
-) -> None:
-    problem = lower(make_problem(heavy_ends_model, 2, **options), "int4")
-    found = plan(name, problem)
-    bounds = [
+def test_int4_keeps_its_blocks_whole(name: str, options: dict[str, Any]) -> None:
+    # No share of 1,000 units falls on a block of 32 by itself.
+    model = describe_llama(
+        num_blocks=2, hidden=256, inner=1000, heads=8, kv_heads=8, vocabulary=1000
+    )
+    found = plan(name, lower(make_problem(model, 3, **options), "int4"))
+    bounds = {
         bound
         for member in found.stages[0].members
         for share in member.neurons
         if share.kind == "mlp_unit"
         for pair in share.ranges
         for bound in pair
-    ]
-    assert bounds
-    assert all(bound % 32 == 0 for bound in bounds)
+    }
+    assert len(bounds) == 4
+    assert all(bound % 32 == 0 for bound in bounds - {1000})
 
 
 def test_ids_inside_an_int4_block_are_refused_with_the_nearest(heavy_ends_model: Model) -> None:
