@@ -10,6 +10,7 @@
     ├── ClusterError           a cluster file or preset that describes no cluster
     ├── PlanError              a plan that does not tile the model, or for another model
     │   └── Infeasible         no plan fits the servers; says what is missing
+    │       └── Unheld         it is memory that is missing
     ├── PromptError            a prompt that cannot be run (empty, longer than the context)
     ├── Overloaded             more requests than may wait
     ├── DeploymentClosed       its engine has ended: deploy again
@@ -66,6 +67,10 @@ class PlanError(PartwiseError):
 
 class Infeasible(PlanError):
     """No plan of the strategy fits the servers. The message is one line: what is missing."""
+
+
+class Unheld(Infeasible):
+    """Parts of the plan lack memory: with more of it, or with less in it, it would fit."""
 
 
 class PromptError(PartwiseError):

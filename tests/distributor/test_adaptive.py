@@ -108,5 +108,33 @@ def test_batch_sizes_that_mean_nothing_and_that_fit_nowhere_are_named(model: Mod
     for streams in ([], [0, 4]):
         with pytest.raises(PlanError, match=r"streams are \[.*\]: give batch sizes of at least 1"):
             plan_adaptive(problem, greedy, streams)
-    with pytest.raises(Infeasible, match=r"for 4096 streams: .* fit the memory of no server"):
+    with pytest.raises(Infeasible, match=r"for 4096 streams: .* left over"):
         plan_adaptive(problem_of(model, [100_000] * 2), greedy, [1, 4096])
+
+
+def test_the_goal_decides_which_plan_serves_how_many_streams(model: Model) -> None:
+    problem = problem_of(model, [GIB, GIB])
+    one, many = plan_adaptive(problem, Few(), [1, 64]).plans
+    for goal in ("latency", "fewest-servers"):
+        asked = replace(problem, options={"goal": goal})
+        found = plan_adaptive(asked, Few(), [1, 64])
+        # The far server costs one stream a round trip: the plan of one part is faster for it.
+        latencies = [p.latency_s for q in (one, many) if (p := predict_at(problem, q, 64))]
+        assert latencies[0] < latencies[1]
+        assert [len(found.plan_at(size).parts) for size in (1, 64)] == [1, 1]
+        assert found.overall == found.plan_at(1)
+
+
+def test_no_plan_is_taken_beyond_the_caches_asked_for(model: Model) -> None:
+    problem = problem_of(model, [GIB, GIB])
+    whole = predict_at(problem, greedy.plan(problem), 8)
+    assert whole is not None
+    limit = whole.parts[0].working_set_bytes
+    hosts = tuple(replace(host, cache_bytes=limit) for host in problem.cluster.hosts)
+    cluster = replace(problem.cluster, hosts=hosts)
+    problem = replace(problem, cluster=cluster, options={"cache_fit": True})
+    found = plan_adaptive(problem, Few(), [1, 12])
+    one, many = found.plans
+    assert predict_at(problem, one, 12) is None
+    assert found.overall is many
+    assert found.plan_at(12) is many

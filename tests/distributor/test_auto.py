@@ -165,3 +165,30 @@ def test_a_405b_model_on_64_mixed_servers_takes_seconds() -> None:
     plan = STRATEGIES["auto"].plan(problem)
     assert time.process_time() - started < 5
     verify_plan(plan, model, problem.servers)
+
+
+def test_fewest_servers_are_fewest_where_memory_and_cache_are_two_budgets(
+    make_synthetic: Callable[[random.Random], Any],
+) -> None:
+    rng = random.Random(2)
+    # Over such links the least latency takes all servers: fewer are to be searched for.
+    link = LinkSpeed(bandwidth_bytes_per_s=1e11, round_trip_s=1e-9)
+    sizes = []
+    for _ in range(80):
+        model = make_synthetic(rng).model
+        memories = [rng.choice([20_000, 60_000, 200_000, 1 << 20]) for _ in range(4)]
+        cluster = make_cluster([rng.choice([1.0, 2.0]) for _ in range(4)], memories)
+        hosts = tuple(
+            replace(host, cache_bytes=rng.choice([5_000, 20_000, 60_000, 200_000]))
+            for host in cluster.hosts
+        )
+        cluster = replace(cluster, hosts=hosts, default_link=link)
+        problem = pose(model, cluster, goal="fewest-servers", cache_fit=True)
+        try:
+            found = len(STRATEGIES["auto"].plan(problem).parts)
+        except Infeasible:
+            continue
+        fewer = combinations(problem.servers, found - 1)
+        assert found == 1 or not any(holds(problem, few) for few in fewer)
+        sizes.append(found)
+    assert len(set(sizes)) > 2

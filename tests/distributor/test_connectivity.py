@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_blocks_without_weights_across_send_nothing() -> None:
     ("masks", "reason"),
     [
         ([np.ones((8, 8), dtype=bool)] * 3, "every weight is non-zero"),
-        ([np.ones((8, 8), dtype=bool), *[np.ones((8, 8), dtype=bool)] * 2], "every weight"),
+        ([np.eye(8, dtype=bool)], "the best cut found sends 0 activations, count 0"),
     ],
 )
 def test_dense_layers_gain_nothing_and_are_shared_by_count(masks: list[Mask], reason: str) -> None:
@@ -169,3 +170,25 @@ def test_a_missing_partitioner_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(PlanError, match=r"not installed: run `pip install 'partwise\[conn"):
         plan_chain(shuffled_blocks(2, 2, 4, share_across=0.1, seed=6), 2)
     hypergraph._start_partitioner.cache_clear()
+
+
+def test_where_count_is_infeasible_too_nothing_to_be_gained_is_still_said() -> None:
+    masks = [np.ones((2, 2), dtype=bool)] * 2
+    with pytest.raises(Infeasible, match=r"nothing is to be gained .* by count, but 3 servers are"):
+        plan_chain(masks, 3)
+
+
+@pytest.mark.parametrize(("width", "is_cut"), [(64, True), (40, False)])
+def test_int4_keeps_blocks_of_a_sparse_chain_together(width: int, is_cut: bool) -> None:
+    block = np.ones((width, width), dtype=bool)
+    masks = [np.kron(mask, block) for mask in shuffled_blocks(4, 4, 4, 0.0, 0)]
+    problem = make_problem(chain_model([len(masks[0])] * 5), 4, masks=name_masks(masks))
+    problem = replace(problem, workload=replace(problem.workload, precision="int4"))
+    found = plan(problem)
+    for member in found.stages[0].members:
+        for bound in (b for share in member.neurons for pair in share.ranges for b in pair):
+            assert bound % 32 == 0 or bound == len(masks[0])
+    # Of blocks that int4 does not cut apart nothing is sent.
+    if is_cut:
+        assert found.strategy == "connectivity"
+        assert count_by_hand(masks, read_owners(found, masks)) == 0

@@ -97,7 +97,7 @@ def test_servers_of_one_host_share_its_cache_evenly(model: Model) -> None:
 def test_a_lower_precision_is_offered_where_hosts_compute_it_and_it_suffices(model: Model) -> None:
     rates = make_host("any").rates["fp32"]
     hosts = {"rates": dict.fromkeys(("fp32", "int8", "int4"), rates)}
-    for share, words in ((0.6, "or int8, or 1 more"), (0.35, "or int4, or"), (0.1, "more, or ")):
+    for share, words in ((0.6, "or int8, or 1 more"), (0.35, "or int4, or"), (0.1, "'s0', or ")):
         memory_bytes = round(share * memory_for(model, 0, 7))
         with pytest.raises(Infeasible) as error:
             plan(pose(model, make_cluster([1.0], [memory_bytes], **hosts)))
@@ -117,5 +117,5 @@ def test_what_is_missing_is_said_in_one_line(model: Model) -> None:
         plan(pose(model, make_cluster([1.0], [whole - 1])))
     message = str(error.value)
     assert "\n" not in message
-    for words in ("of tiny", "1 server offers", "KiB more, or 1 more server of"):
+    for words in ("of tiny", "1 server offers", "KiB more on server 's0', or 1 more server of"):
         assert words in message, message

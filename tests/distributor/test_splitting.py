@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from partwise.cluster import Cluster
+from partwise.distributor.build import say_bytes
 from partwise.distributor.cache_fit import share_of_cache
 from partwise.distributor.cost import predict
 from partwise.distributor.footprint import layer_footprint, part_footprint
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.remedies import grow_server
 from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.shortfall import say_bytes
 from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.workload import Workload
 from partwise.errors import Infeasible
@@ -124,10 +125,10 @@ def repair(problem: Problem, message: str) -> list[Problem]:
     """The problem with each remedy that the message names."""
     cluster, like = problem.cluster, max(problem.cluster.servers, key=lambda s: s.memory_bytes)
     repaired = []
-    if more := re.search(r"needed is ([\d.,]+ \wiB) more", message):
+    if more := re.search(r"needed is ([\d.,]+ \wiB) more on server '(\w+)'", message):
         # The number is rounded to two places.
-        memory = round(1.01 * read_bytes(more[1])) + 64
-        repaired.append(add_servers(problem, 1, memory))
+        memory = round(1.001 * read_bytes(more[1])) + 64
+        repaired.append(grow_server(problem, more[2], memory))
     if count := re.search(r"(\d+) more servers? of", message):
         repaired.append(add_servers(problem, int(count[1]), like.memory_bytes))
     if precision := re.search(r"or (fp16|int8|int4)\b", message):
@@ -173,6 +174,13 @@ def test_what_is_said_to_be_missing_suffices(
         for repaired in repair(problem, message):
             assert STRATEGIES[name].plan(repaired)
             num_repaired += 1
+        assert "are left over" in message or "is left over" in message
+        more = re.search(r"needed is ([\d.,]+ \wiB) more on server '(\w+)'", message)
+        assert more, message
+        if name == "greedy":
+            less = grow_server(problem, more[2], round(0.97 * read_bytes(more[1])) - 80)
+            with pytest.raises(Infeasible):
+                STRATEGIES[name].plan(less)
         fewest = re.search(r"(\d+) more servers? of", message)
         if name == "greedy" and fewest and int(fewest[1]) > 1:
             fewer = add_servers(problem, int(fewest[1]) - 1, max(memories))
@@ -196,3 +204,35 @@ def test_bytes_are_said_in_a_unit_that_fits() -> None:
     assert say_bytes(300 * (1 << 20)) == "300.00 MiB"
     assert say_bytes(2_048) == "2.00 KiB"
     assert say_bytes(0) == "0.00 KiB"
+
+
+def test_tied_ends_that_no_server_holds_are_split_in_one_stage(heavy_ends_model: Model) -> None:
+    # As in SmolLM2: the table takes 108 MiB, which each member would hold whole in two stages.
+    memory = 52 << 20
+    problem = pose(heavy_ends_model, cluster_of([memory] * 32))
+    for name in ("greedy", "balanced"):
+        plan = STRATEGIES[name].plan(problem)
+        assert len(plan.stages) == 1
+        for part in plan.parts:
+            footprint = part_footprint(plan, heavy_ends_model, part.name, problem.workload)
+            assert footprint.total_bytes <= memory
+
+
+def test_what_is_missing_of_a_cache_has_a_figure_and_remedies() -> None:
+    cluster = cluster_of([1 << 30] * 2, cache_bytes=round(0.5 * BLOCK_BYTES))
+    problem = replace(pose(LLAMA, cluster, cache_fit=True), workload=WORKLOAD)
+    with pytest.raises(Infeasible) as error:
+        STRATEGIES["greedy"].plan(problem)
+    found = re.search(
+        r"needed is ([\d.]+ \wiB) more of cache on server 's1', or .*\d+ more servers? of",
+        str(error.value),
+    )
+    assert found, error.value
+    grown = grow_server(problem, "s1", round(1.001 * read_bytes(found[1])))
+    assert share_of_cache(grown, "s0") == share_of_cache(problem, "s0")
+    assert STRATEGIES["greedy"].plan(grown)
+
+
+def test_reductions_that_do_not_suffice_are_said_to_have_been_tried() -> None:
+    with pytest.raises(Infeasible, match=r"even reduced to int4 without 90 % .* are left over"):
+        STRATEGIES["auto"].plan(problem_of([200_000], "int8", "int4", "sparse"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -22,6 +23,8 @@ from partwise.distributor.workload import Workload
 from partwise.errors import Infeasible
 from partwise.model import Model
 from support.planning import make_host
+
+Posed = tuple[Problem, dict[str, int]]
 
 
 def random_cluster(rng: random.Random) -> Cluster:
@@ -78,22 +81,34 @@ def random_options(rng: random.Random, model: Model, servers: tuple[str, ...]) -
 
 
 @pytest.fixture(scope="module")
-def problems(make_synthetic: Callable[[random.Random], Any]) -> list[Problem]:
-    """A thousand models, each with a cluster, a workload and options."""
+def problems(make_synthetic: Callable[[random.Random], Any]) -> list[Posed]:
+    """A thousand models, each with a cluster, a workload and options, and the elements of each
+    tensor of its files."""
     rng = random.Random(11)
     found = []
     for _ in range(1000):
-        model, cluster = make_synthetic(rng).model, random_cluster(rng)
+        synthetic, cluster = make_synthetic(rng), random_cluster(rng)
+        model = synthetic.model
+        precisions = ["fp32"] * 4 + [p for p in ("int8", "int4") if p in cluster.hosts[0].rates]
         servers = tuple(server.name for server in cluster.servers)
         allowed = [word for word in ("int8", "int4", "sparse") if rng.random() < 0.2]
+        workload = Workload(
+            context_tokens=16,
+            prefill_tokens=4,
+            streams=rng.randint(1, 3),
+            precision=rng.choice(precisions),
+        )
         found.append(
-            Problem(
-                model=model,
-                cluster=cluster,
-                workload=Workload(context_tokens=16, prefill_tokens=4, streams=rng.randint(1, 3)),
-                servers=servers,
-                allow=frozenset(allowed),
-                options=random_options(rng, model, servers),
+            (
+                Problem(
+                    model=model,
+                    cluster=cluster,
+                    workload=workload,
+                    servers=servers,
+                    allow=frozenset(allowed),
+                    options=random_options(rng, model, servers),
+                ),
+                synthetic.stored_elements,
             )
         )
     return found
@@ -109,16 +124,51 @@ def check(found: Plan, problem: Problem) -> None:
         assert needed <= problem.cluster.server(part.server).memory_bytes
 
 
+def check_elements(found: Plan, stored: dict[str, int], problem: Problem) -> None:
+    """All elements of the files are held: counted from the ranges and the headers, each split
+    parameter once, each other one once for every part of its stage."""
+    held: dict[str, dict[str, int]] = {}
+    for stage in found.stages:
+        for i in range(stage.start, stage.stop):
+            for parameter in problem.model.layers[i].parameters:
+                for member in stage.members:
+                    axes = parameter.neurons
+                    ranges = {
+                        neuron
+                        for share in member.neurons
+                        if axes and share.kind == axes[0].kind and share.is_about(i)
+                        for a, b in share.ranges
+                        for neuron in range(a, b)
+                    }
+                    is_named = axes and any(s.kind == axes[0].kind for s in member.neurons)
+                    rows = parameter.shape[axes[0].axis] if axes else 1
+                    count = len(ranges) * sum(axis.width for axis in axes) if is_named else rows
+                    elements = parameter.num_elements // rows * count
+                    by_part = held.setdefault(parameter.stored_name, {})
+                    # A tied parameter is met in both of its layers.
+                    by_part[member.part] = max(by_part.get(member.part, 0), elements)
+    split = {p.parameter for p in found.placements if p.rule == "owned"}
+    stored_split = {p.stored_name for p in problem.model.parameters if p.name in split}
+    assert held.keys() == stored.keys()
+    for name, by_part in held.items():
+        if name in stored_split:
+            assert sum(by_part.values()) == stored[name], name
+        else:
+            # Replicated: the model says nothing of a split, or its stages hold it apart.
+            assert sum(by_part.values()) >= stored[name], name
+
+
 def check_budgets(found: Plan, problem: Problem) -> None:
     """Parts fit their caches where that is asked; layers are reduced as allowed, and only where
     they do not fit as they are."""
     if problem.options["cache_fit"]:
         for part in predict(found, problem.model, problem.cluster, problem.workload).parts:
             assert part.working_set_bytes <= share_of_cache(problem, part.server)
-    reduced = {(part.precision, part.mlp_sparsity) for part in found.parts} - {("fp32", 0.0)}
+    asked = problem.workload.precision
+    reduced = {(part.precision, part.mlp_sparsity) for part in found.parts} - {(asked, 0.0)}
     if reduced:
         [(precision, sparsity)] = reduced
-        assert {precision} <= problem.allow | {"fp32"}
+        assert {precision} <= problem.allow | {asked}
         assert not sparsity or "sparse" in problem.allow
         assert "as allowed" in found.notes[0]
         with pytest.raises(Infeasible):
@@ -133,25 +183,34 @@ def check_sizes(found: Plan, problem: Problem, percentages: list[Fraction]) -> N
         return
     for i, layer in enumerate(problem.model.layers):
         for kind in layer.neuron_kinds:
-            for member, percentage in zip(stage.members, percentages, strict=False):
+            asked = dict(zip(problem.servers, percentages, strict=False))
+            for member in stage.members:
+                percentage = asked[found.part(member.part).server]
                 shares = [s for s in member.neurons if s.kind == kind.name and s.is_about(i)]
                 owned = sum(b - a for s in shares for a, b in s.ranges)
-                assert abs(owned - kind.count * percentage / 100) < 1
+                granule = max((s.granule for s in shares), default=1)
+                num_granules = -(-kind.count // granule)
+                assert abs(owned - num_granules * granule * percentage / 100) < 2 * granule
+                assert granule > 1 or abs(owned - kind.count * percentage / 100) < 1
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_plan_is_proved_or_the_message_says_what_is_missing(
-    name: str, problems: list[Problem]
+    name: str, problems: list[Posed]
 ) -> None:
     planned = 0
     messages: list[str] = []
-    for problem in problems:
+    for problem, stored in problems:
         try:
             found = STRATEGIES[name].plan(problem)
         except Infeasible as error:
             messages.append(str(error))
+            lacks = "left over" in messages[-1] or " needs " in messages[-1]
+            assert not lacks or "needed is " in messages[-1]
+            assert not lacks or re.search(r"\d [GMK]iB more|more (memory|cache)", messages[-1])
             continue
         check(found, problem)
+        check_elements(found, stored, problem)
         planned += 1
         if name in {"greedy", "balanced", "latency", "throughput", "auto"}:
             check_budgets(found, problem)

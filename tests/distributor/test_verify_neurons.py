@@ -6,7 +6,7 @@ import pytest
 
 from partwise.distributor import measure_holding, place_parameters, verify_plan
 from partwise.distributor.build import identify
-from partwise.distributor.plan import Member, NeuronShare, Part, Plan, Stage
+from partwise.distributor.plan import Member, NeuronShare, Part, Plan, Precision, Stage
 from partwise.errors import PlanError
 from partwise.model import Model
 
@@ -116,3 +116,31 @@ def test_shares_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         verify_plan(plan_of(model, first, second), model)
+
+
+def test_a_part_at_int4_owns_whole_blocks_whatever_its_shares_say(heavy_ends_model: Model) -> None:
+    members = (
+        Member(part="p", neurons=(share("mlp_unit", (0, 1029)),)),
+        Member(part="q", neurons=(share("mlp_unit", (1029, 1536)),)),
+    )
+    stages = (Stage(start=0, stop=len(heavy_ends_model.layers), members=members),)
+    cases: tuple[tuple[Precision, bool], ...] = (("int8", False), ("int4", True))
+    for precision, is_refused in cases:
+        plan = Plan(
+            strategy="by hand",
+            model=identify(heavy_ends_model),
+            stages=stages,
+            parts=(
+                Part(name="p", server="a", precision=precision),
+                Part(name="q", server="b", precision=precision),
+            ),
+            links=(),
+            placements=place_parameters(heavy_ends_model, stages),
+        )
+        if is_refused:
+            with pytest.raises(
+                PlanError, match=r"1029 is not a multiple of the granule 32: .*1024"
+            ):
+                verify_plan(plan, heavy_ends_model)
+        else:
+            verify_plan(plan, heavy_ends_model)

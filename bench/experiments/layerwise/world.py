@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from partwise.cluster import Cluster, LinkSpeed
 from partwise.cluster.presets import preset
@@ -18,7 +17,7 @@ from partwise.distributor.balanced import cut_evenly
 from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.problem import Problem
-from partwise.distributor.shares import share_out, split_by_weight
+from partwise.distributor.shares import share_out, split_equally
 from partwise.distributor.workload import Workload
 from partwise.model import Model, describe_config
 
@@ -198,7 +197,7 @@ def plan_grid(problem: Problem, num_stages: int, num_members: int) -> Plan:
     servers = problem.servers[:num_servers]
     parts = list(name_parts(servers).values())
     bounds = cut_evenly([layer.read_elements_per_token for layer in model.layers], num_stages)
-    equal = split_by_weight([Fraction(1)] * num_members, {})
+    equal = split_equally(num_members, {})
     stages = []
     for i, layers in enumerate(itertools.pairwise(bounds)):
         group = parts[i * num_members : (i + 1) * num_members]

@@ -7,13 +7,14 @@ nothing of how a deployment passes from one plan to another.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from partwise.distributor.build import check_memory
-from partwise.distributor.cost import Prediction, predict
+from partwise.distributor.contest import contend, read_goal
+from partwise.distributor.cost import Prediction
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem, Strategy
 from partwise.errors import Infeasible, PlanError
@@ -35,8 +36,8 @@ class AdaptivePlan:
 
     ``spans`` ascend from 1 stream without a gap, and neighbours have different plans.
     ``overall`` is the one plan to take where plans cannot change: of those that fit all batch
-    sizes asked for, the one whose tokens per second come nearest to the best at each
-    (geometric mean); None where none fits all.
+    sizes asked for, the one that comes nearest to the best at each (geometric mean of the
+    goal's first figure, then of its next); None where none fits all.
     """
 
     spans: tuple[Span, ...]
@@ -60,11 +61,13 @@ class AdaptivePlan:
 def plan_adaptive(problem: Problem, strategy: Strategy, streams: Sequence[int]) -> AdaptivePlan:
     """Plans of ``strategy`` for each batch size in ``streams``, and where they change over.
 
-    Better is more tokens per second over all streams, which is also less time per token of
-    each. Between two batch sizes asked for, plans are taken to change over once.
+    Better is what the problem's option ``goal`` says (`contest.py`); without it, more tokens
+    per second over all streams. Between two batch sizes asked for, plans are taken to change
+    over once. A plan serves no number of streams at which it exceeds a memory or, where that is
+    asked, a cache.
 
     Raises:
-        PlanError: no batch size is given, or one below 1.
+        PlanError: no batch size is given, or one below 1, or the goal is not known.
         Infeasible: no plan of the strategy fits one of them.
     """
     sizes = sorted(set(streams))
@@ -74,8 +77,8 @@ def plan_adaptive(problem: Problem, strategy: Strategy, streams: Sequence[int]) 
     # Notes may name the streams; plans that differ in them alone are one.
     plans = list({msgspec.structs.replace(plan, notes=()): plan for plan in made[::-1]}.values())
     plans.reverse()
-    table = {size: [_rate(problem, plan, size) for plan in plans] for size in sizes}
-    best = [max(range(len(plans)), key=lambda i: table[size][i]) for size in sizes]
+    table = {size: [_rank(problem, plan, size) for plan in plans] for size in sizes}
+    best = [min(range(len(plans)), key=lambda i: table[size][i]) for size in sizes]
     spans = [Span(start=1, stop=None, plan=plans[best[0]])]
     for i in range(1, len(sizes)):
         before, after = spans[-1].plan, plans[best[i]]
@@ -87,13 +90,14 @@ def plan_adaptive(problem: Problem, strategy: Strategy, streams: Sequence[int]) 
 
 
 def predict_at(problem: Problem, plan: Plan, streams: int) -> Prediction | None:
-    """What ``plan`` does for so many streams; None where it does not fit the servers."""
-    workload = replace(problem.workload, streams=streams)
+    """What ``plan`` does for so many streams; None where it does not fit the servers,
+    or their caches where that is asked."""
+    asked = replace(problem, workload=replace(problem.workload, streams=streams))
     try:
-        check_memory(plan, replace(problem, workload=workload))
+        check_memory(plan, asked)
     except Infeasible:
         return None
-    return predict(plan, problem.model, problem.cluster, workload)
+    return next((contender.prediction for contender in contend(asked, [plan])), None)
 
 
 def _plan_for(problem: Problem, strategy: Strategy, streams: int) -> Plan:
@@ -104,10 +108,11 @@ def _plan_for(problem: Problem, strategy: Strategy, streams: int) -> Plan:
         raise Infeasible(f"for {streams} streams: {exc}") from exc
 
 
-def _rate(problem: Problem, plan: Plan, streams: int) -> float:
-    """Tokens per second, 0 where the plan does not fit."""
+def _rank(problem: Problem, plan: Plan, streams: int) -> tuple[float, ...]:
+    """The goal's figures, the less the better; infinite where the plan does not fit."""
     prediction = predict_at(problem, plan, streams)
-    return 0.0 if prediction is None else prediction.tokens_per_s
+    goal = read_goal(problem, "throughput")
+    return (math.inf,) if prediction is None else goal.measure(prediction)
 
 
 def _find_change_over(problem: Problem, before: Plan, after: Plan, sizes: tuple[int, int]) -> int:
@@ -116,17 +121,24 @@ def _find_change_over(problem: Problem, before: Plan, after: Plan, sizes: tuple[
     low, high = sizes
     while high - low > 1:
         middle = (low + high) // 2
-        if _rate(problem, after, middle) > _rate(problem, before, middle):
+        if _rank(problem, after, middle) < _rank(problem, before, middle):
             high = middle
         else:
             low = middle
     return high
 
 
-def _choose_overall(plans: Sequence[Plan], table: dict[int, list[float]]) -> Plan | None:
-    means = []
-    for i in range(len(plans)):
-        shares = [rates[i] / max(rates) for rates in table.values()]
-        means.append(math.prod(shares) ** (1 / len(shares)))
-    index = max(range(len(plans)), key=means.__getitem__)
-    return plans[index] if means[index] > 0 else None
+def _choose_overall(
+    plans: Sequence[Plan], table: Mapping[int, Sequence[tuple[float, ...]]]
+) -> Plan | None:
+    """The plan of the least geometric means; how far each figure is from the best at its size
+    changes nothing in their order."""
+    means = [_mean([ranks[i] for ranks in table.values()]) for i in range(len(plans))]
+    index = min(range(len(plans)), key=means.__getitem__)
+    return plans[index] if means[index] < (math.inf,) else None
+
+
+def _mean(ranks: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    if (math.inf,) in ranks:
+        return (math.inf,)
+    return tuple(math.fsum(map(math.log, figures)) for figures in zip(*ranks, strict=True))

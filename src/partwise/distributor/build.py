@@ -14,10 +14,17 @@ from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Precision, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.verify import verify_plan
-from partwise.errors import Infeasible
+from partwise.errors import Unheld
 from partwise.model.description import Model
 
 GIB = 1 << 30
+
+
+def say_bytes(num_bytes: float) -> str:
+    """Bytes for people, in the largest unit that leaves a whole part."""
+    units = ("GiB", GIB), ("MiB", GIB >> 10), ("KiB", GIB >> 20)
+    unit, size = next((u for u in units if num_bytes >= u[1]), units[-1])
+    return f"{num_bytes / size:,.2f} {unit}"
 
 
 def identify(model: Model) -> ModelIdentity:
@@ -58,7 +65,7 @@ def build_plan(
     """The verified plan of ``stages``, whose parts are those of ``servers`` (`name_parts`).
 
     Raises:
-        Infeasible: a part needs more memory than its server offers.
+        Unheld: parts need more memory than their servers offer.
     """
     precision = cast("Precision", problem.workload.precision)
     plan = Plan(
@@ -94,20 +101,27 @@ def join(stages: Sequence[Stage]) -> tuple[Link, ...]:
 
 
 def check_memory(plan: Plan, problem: Problem) -> None:
-    """Refuse a plan of which a part does not fit its server.
+    """Refuse a plan of which parts do not fit their servers.
 
     Raises:
-        Infeasible: the first such part, with what is missing.
+        Unheld: there are such parts, with what the worst of them lacks and all together.
     """
+    short = []
     for part in plan.parts:
         needed = part_footprint(plan, problem.model, part.name, problem.workload).total_bytes
         offered = problem.cluster.server(part.server).memory_bytes
         if needed > offered:
-            stage = plan.stage_of(part.name)
-            where = problem.model.describe_range(stage.start, stage.stop)
-            raise Infeasible(
-                f"{part.name} needs {needed / GIB:.2f} GiB for its neurons of {where}, but server"
-                f" {part.server!r} offers {offered / GIB:.2f} GiB:"
-                f" {(needed - offered) / GIB:.2f} GiB more is needed, or a smaller share of it,"
-                " or more servers"
-            )
+            short.append((needed - offered, needed, offered, part))
+    if not short:
+        return
+    missing = sum(row[0] for row in short)
+    _, needed, offered, part = max(short, key=lambda row: row[0])
+    stage = plan.stage_of(part.name)
+    where = problem.model.describe_range(stage.start, stage.stop)
+    others = len(short) - 1
+    more = f", and {others} other {'part lacks' if others == 1 else 'parts lack'} memory"
+    raise Unheld(
+        f"{part.name} needs {say_bytes(needed)} for its share of {where}, but server"
+        f" {part.server!r} offers {say_bytes(offered)}{more if others else ''}: needed is"
+        f" {say_bytes(missing)} more{' in all' if others else ''}"
+    )

@@ -6,6 +6,7 @@ from partwise.distributor.by_count import plan_by_weight
 from partwise.distributor.footprint import count_tokens
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.remedies import plan_or_say
 from partwise.errors import Infeasible
 
 NAME = "compute"
@@ -18,8 +19,16 @@ def plan(problem: Problem) -> Plan:
     It looks at no memory bandwidth; options as in `by_count`.
 
     Raises:
-        Infeasible: a host has no rate at the precision, more servers than a layer has
-            granules, or too little memory.
+        Infeasible: a host has no rate at the precision, or too little memory.
+    """
+    return plan_or_say(problem, find)
+
+
+def find(problem: Problem) -> Plan:
+    """The plan without a word on what would help where it does not fit.
+
+    Raises:
+        Infeasible: see `plan`.
     """
     return plan_by_weight(problem, NAME, [mac_rate(problem, name) for name in problem.servers])
 

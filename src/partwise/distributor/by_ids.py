@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
-from partwise.distributor.build import build_plan, name_parts
-from partwise.distributor.id_lists import check_owned, read_ranges
-from partwise.distributor.plan import Plan, Stage
+from partwise.distributor.by_count import choose_granules, plan_shared
+from partwise.distributor.id_lists import check_granule, check_owned, read_ranges
+from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.shares import Ranges, share_out, split_by_weight
+from partwise.distributor.remedies import plan_or_say
+from partwise.distributor.shares import Ranges, split_equally
 from partwise.errors import PlanError
-from partwise.model.description import Model, NeuronKind
+from partwise.model.description import Layer, Model, NeuronKind
 
 NAME = "ids"
 HELP = "by neurons: the identifiers of each kind and layer that each server is given"
@@ -31,25 +31,30 @@ def plan(problem: Problem) -> Plan:
 
     Raises:
         PlanError: an unknown layer, kind or server, or identifiers that are no numbers, out of
-            range, claimed twice or owned by nobody.
-        Infeasible: too little memory.
+            range, claimed twice, owned by nobody or cut where the precision does not allow it.
+        Infeasible: too little memory, or more servers named than a kind that no entry names has
+            neurons.
     """
-    model = problem.model
+    return plan_or_say(problem, _find, can_grow=False)
+
+
+def _find(problem: Problem) -> Plan:
+    model, granules = problem.model, choose_granules(problem)
     owned = read_ids(model, problem.options.get("ids"), problem.servers)
+    for (i, name), table in owned.items():
+        where = f"{name} of {model.layers[i].name}"
+        check_granule(table, find_kind(model.layers[i], name).count, granules.get(name, 1), where)
     named = {server for table in owned.values() for server in table}
     servers = [server for server in problem.servers if server in named]
-    equal = split_by_weight([Fraction(1)] * len(servers), {})
+    equal = split_equally(len(servers), granules)
 
     def choose(layer: int, kind: NeuronKind) -> Sequence[Ranges]:
         table = owned.get((layer, kind.name))
         if table is None:
-            return equal(layer, kind)
-        return [table.get(server, ()) for server in servers]
+            table = dict(zip(servers, equal(layer, kind), strict=True))
+        return [table.get(server, ()) for server in problem.servers]
 
-    parts = list(name_parts(servers).values())
-    members = share_out(model, (0, len(model.layers)), parts, choose, {})
-    stage = Stage(start=0, stop=len(model.layers), members=members)
-    return build_plan(problem, NAME, (stage,), servers)
+    return plan_shared(problem, NAME, choose, granules)
 
 
 def read_ids(model: Model, given: Any, servers: Sequence[str]) -> dict[tuple[int, str], Owned]:
@@ -63,6 +68,8 @@ def read_ids(model: Model, given: Any, servers: Sequence[str]) -> dict[tuple[int
     owned: dict[tuple[int, str], Owned] = {}
     for selector, by_kind in given.items():
         layers = select_layers(model, str(selector))
+        if not isinstance(by_kind, Mapping):
+            raise PlanError(f"the ids of layers {selector!r} are {by_kind!r}: give them by kind")
         for kind, by_server in by_kind.items():
             table = _read_table(f"{kind} of layers {selector!r}", by_server, servers)
             found = [(i, k) for i in layers for k in model.layers[i].neuron_kinds if k.name == kind]
@@ -74,9 +81,13 @@ def read_ids(model: Model, given: Any, servers: Sequence[str]) -> dict[tuple[int
                 )
             owned |= {(i, kind): table for i, _ in found}
     for (i, name), table in owned.items():
-        kind = next(k for k in model.layers[i].neuron_kinds if k.name == name)
-        check_owned(table, kind, model.layers[i].name)
+        check_owned(table, find_kind(model.layers[i], name), model.layers[i].name)
     return owned
+
+
+def find_kind(layer: Layer, name: str) -> NeuronKind:
+    """The kind of that name, which the layer has."""
+    return next(kind for kind in layer.neuron_kinds if kind.name == name)
 
 
 def select_layers(model: Model, selector: str) -> list[int]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from partwise.distributor.build import build_plan, whole_stages
+from partwise.distributor.claims import check_claims
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.remedies import plan_or_say
 from partwise.errors import PlanError
 from partwise.model.description import LayerKind, Model
 
@@ -26,6 +28,10 @@ def plan(problem: Problem) -> Plan:
         PlanError: blocks out of range, claimed twice or held by nobody, or an unknown server.
         Infeasible: too little memory.
     """
+    return plan_or_say(problem, _find, can_grow=False)
+
+
+def _find(problem: Problem) -> Plan:
     runs = assign_blocks(problem.model, problem.options.get("layers"), problem.servers)
     return build_plan(problem, NAME, whole_stages(runs), [server for server, _, _ in runs])
 
@@ -38,26 +44,14 @@ def assign_blocks(model: Model, given: Any, servers: tuple[str, ...]) -> list[tu
     """
     if not isinstance(given, Mapping) or not given:
         raise PlanError(f"layers are {given!r}: give the blocks of each server, e.g. 0:10")
-    runs = sorted((*_read_range(server, blocks, model), server) for server, blocks in given.items())
-    covered, holder = 0, ""
-    for start, stop, server in runs:
+    for server, blocks in given.items():
         if server not in servers:
             raise PlanError(
-                f"blocks {start}:{stop} go to the unknown server {server!r}: known are"
+                f"blocks {blocks} go to the unknown server {server!r}: known are"
                 f" {', '.join(servers)}"
             )
-        if start < covered:
-            raise PlanError(
-                f"blocks {start}:{min(stop, covered)} are claimed twice, by {holder!r} and"
-                f" {server!r}: give them to one"
-            )
-        if start > covered:
-            raise PlanError(f"blocks {covered}:{start} are held by nobody: give them to a server")
-        covered, holder = stop, server
-    if covered < model.num_blocks:
-        raise PlanError(
-            f"blocks {covered}:{model.num_blocks} are held by nobody: give them to a server"
-        )
+    runs = sorted((*_read_range(server, blocks, model), server) for server, blocks in given.items())
+    check_claims(runs, model.num_blocks, "blocks", words=("are", "held", "them"))
     first = next(i for i, layer in enumerate(model.layers) if layer.kind is LayerKind.BLOCK)
     last = len(runs) - 1
     return [
@@ -71,9 +65,10 @@ def assign_blocks(model: Model, given: Any, servers: tuple[str, ...]) -> list[tu
 
 
 def _read_range(server: str, blocks: Any, model: Model) -> tuple[int, int]:
-    bounds = blocks.split(":") if isinstance(blocks, str) else blocks
     try:
-        start, stop = (int(bound) for bound in bounds)
+        start, stop = map(int, blocks.split(":")) if isinstance(blocks, str) else blocks
+        if not isinstance(start, int) or not isinstance(stop, int):
+            raise TypeError(blocks)
     except (TypeError, ValueError) as exc:
         raise PlanError(
             f"the blocks of server {server!r} are {blocks!r}: give start:stop, e.g. 0:10 (blocks"

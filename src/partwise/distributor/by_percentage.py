@@ -8,6 +8,7 @@ from typing import Any
 from partwise.distributor.by_count import plan_by_weight
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.remedies import plan_or_say
 from partwise.distributor.shares import exact
 from partwise.errors import PlanError
 
@@ -20,13 +21,17 @@ def plan(problem: Problem) -> Plan:
 
     Options: ``percentages``, by server or in the servers' order, that add up to 100 exactly
     as written; ``granules`` as in `by_count`. A percentage too small for one granule of a kind
-    gives none of it, and the plan's notes say so.
+    gives none of it, and the plan's notes say so; a server that gets none of any is left out.
 
     Raises:
         PlanError: no percentages, one for an unknown server or missing, not above 0, or they do
             not add up to 100.
-        Infeasible: more servers than a layer has granules, or too little memory.
+        Infeasible: too little memory.
     """
+    return plan_or_say(problem, _find)
+
+
+def _find(problem: Problem) -> Plan:
     percentages = read_percentages(problem.options.get("percentages"), problem.servers)
     return plan_by_weight(problem, NAME, percentages)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from partwise.distributor.build import build_plan, name_parts
+from partwise.distributor.by_count import choose_granules
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.problem import Problem
-from partwise.distributor.shares import Ranges, share_out, split_by_weight
+from partwise.distributor.remedies import plan_or_say
+from partwise.distributor.shares import Ranges, share_out, split_equally
 from partwise.errors import Infeasible, PlanError
 from partwise.model.description import Layer, Model, NeuronKind
 from partwise.model.families.family import KV_GROUP, MLP_UNIT
@@ -38,14 +39,20 @@ def plan(problem: Problem) -> Plan:
         Infeasible: more servers than a layer has neurons of the kind, tied layers of one stage
             on different servers, or too little memory.
     """
-    model = problem.model
+    return plan_or_say(problem, _find, can_grow=False)
+
+
+def _find(problem: Problem) -> Plan:
+    model, granules = problem.model, choose_granules(problem)
     types = read_types(model, problem.options.get("types"), problem.servers)
     holders = find_holders(model, types)
     spans = merge_runs(holders)
     used = [_order(holders[start:stop], problem.servers) for start, stop in spans]
     parts = name_parts([server for servers in used for server in servers])
     stages = tuple(
-        _build_stage(model, types, holders, span, {server: parts[server] for server in servers})
+        _build_stage(
+            model, types, holders, span, {server: parts[server] for server in servers}, granules
+        )
         for span, servers in zip(spans, used, strict=True)
     )
     return build_plan(problem, NAME, stages, list(parts))
@@ -63,7 +70,7 @@ def read_types(model: Model, given: Any, servers: Sequence[str]) -> Types:
         raise PlanError(f"types are {given!r}: give servers by kind, of {', '.join(sorted(known))}")
     types: dict[str, tuple[str, ...]] = {}
     for word, value in given.items():
-        kind, names = WORDS.get(word, word), (value,) if isinstance(value, str) else tuple(value)
+        kind, names = WORDS.get(word, word), _read_names(word, value)
         if kind not in known:
             raise PlanError(f"{model.name} has no kind {word!r}: it has {', '.join(sorted(known))}")
         if kind in types or not names or len(set(names)) < len(names):
@@ -75,6 +82,13 @@ def read_types(model: Model, given: Any, servers: Sequence[str]) -> Types:
                 )
         types[kind] = names
     return types
+
+
+def _read_names(word: Any, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise PlanError(f"the servers of {word!r} are {value!r}: give a name, or a list of them")
+    return tuple(names)
 
 
 def find_holders(model: Model, types: Types) -> list[frozenset[str]]:
@@ -125,6 +139,7 @@ def _build_stage(
     holders: Sequence[frozenset[str]],
     span: tuple[int, int],
     parts: Mapping[str, str],
+    granules: Mapping[str, int],
 ) -> Stage:
     tied = find_tied(model, span)
 
@@ -143,11 +158,11 @@ def _build_stage(
 
     def choose(i: int, kind: NeuronKind) -> Sequence[Ranges]:
         owners = [server for server in parts if server in find_owners(i, kind)]
-        shares = split_by_weight([Fraction(1)] * len(owners), {})(i, kind)
+        shares = split_equally(len(owners), granules)(i, kind)
         ranges = dict(zip(owners, shares, strict=True))
         return [ranges.get(server, ()) for server in parts]
 
-    members = share_out(model, span, list(parts.values()), choose, {})
+    members = share_out(model, span, list(parts.values()), choose, granules)
     return Stage(start=span[0], stop=span[1], members=members)
 
 

@@ -8,17 +8,17 @@ layer: where that sends less, it cuts between layers too, and the plan's notes s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from partwise.distributor.build import build_plan, name_parts
-from partwise.distributor.by_count import plan_by_weight
+from partwise.distributor import by_count
+from partwise.distributor.by_count import choose_granules, plan_shared
 from partwise.distributor.id_lists import to_ranges
-from partwise.distributor.plan import Plan, Stage
+from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.shares import round_shares, share_out
+from partwise.distributor.remedies import plan_or_say
+from partwise.distributor.shares import Ranges, round_shares
 from partwise.errors import Infeasible, PlanError
-from partwise.model.description import Layer, Model, Parameter
+from partwise.model.description import Layer, Model, NeuronKind, Parameter
 
 if TYPE_CHECKING:
     from partwise.distributor.hypergraph import Mask, Owners
@@ -42,6 +42,10 @@ def plan(problem: Problem) -> Plan:
         PlanError: masks that do not follow a chain of linear layers, or no partitioner.
         Infeasible: more servers than neurons, or too little memory.
     """
+    return plan_or_say(problem, _find)
+
+
+def _find(problem: Problem) -> Plan:
     num_parts, given = len(problem.servers), problem.options.get("masks")
     if not given:
         return _fall_back(problem, "no masks are given, so every layer counts as dense")
@@ -54,44 +58,61 @@ def plan(problem: Problem) -> Plan:
 
 
 def _cut(problem: Problem, masks: Mapping[int, Mask]) -> Plan:
-    from partwise.distributor.hypergraph import count_sent, cut_neurons
+    from partwise.distributor.hypergraph import count_sent
 
     chain, num_parts = list(masks.values()), len(problem.servers)
-    num_neurons = sum(map(len, chain))
-    if num_parts > num_neurons:
-        raise Infeasible(
-            f"{num_parts} servers are more than the {num_neurons} neurons of"
-            f" {problem.model.name}: give {num_neurons} servers or fewer"
-        )
-    owners = cut_neurons(
-        chain,
-        num_parts,
-        imbalance=problem.options.get("imbalance", DEFAULT_IMBALANCE),
-        seed=problem.options.get("seed", 0),
-    )
+    granules = choose_granules(problem)
+    sizes = [granules.get(problem.model.layers[i].neuron_kinds[0].name, 1) for i in masks]
+    owners = _cut_granules(problem, chain, sizes)
     num_sent = count_sent(chain, owners, num_parts)
-    num_by_count = count_sent(chain, own_by_count(chain, num_parts), num_parts)
+    num_by_count = count_sent(chain, own_by_count(chain, num_parts, sizes), num_parts)
     if num_sent >= num_by_count:
         return _fall_back(
             problem, f"the best cut found sends {num_sent} activations, count {num_by_count}"
         )
     owners_of = dict(zip(masks, owners, strict=True))
-    members = share_out(
-        problem.model,
-        (0, len(problem.model.layers)),
-        list(name_parts(problem.servers).values()),
-        lambda i, _: [
-            to_ranges((owners_of[i] == part).nonzero()[0].tolist()) for part in range(num_parts)
-        ],
-        {},
-    )
-    stage = Stage(start=0, stop=len(problem.model.layers), members=members)
     fullest, even = (100 * share for share in (find_largest_share(chain, owners), 1 / num_parts))
     notes = [
         f"a pass sends {num_sent} activations a row, by count it would be {num_by_count}",
         f"the fullest server holds {fullest:.0f} % of a layer's weights, even is {even:.0f} %",
     ]
-    return build_plan(problem, NAME, (stage,), problem.servers, notes)
+
+    def choose(i: int, _: NeuronKind) -> Sequence[Ranges]:
+        return [
+            to_ranges((owners_of[i] == part).nonzero()[0].tolist()) for part in range(num_parts)
+        ]
+
+    return plan_shared(problem, NAME, choose, granules, notes)
+
+
+def _cut_granules(problem: Problem, chain: Sequence[Mask], sizes: Sequence[int]) -> list[Owners]:
+    """The owners of every layer's outputs, those of a granule (of ``sizes``) together."""
+    import numpy as np
+
+    from partwise.distributor.hypergraph import cut_neurons
+
+    merged = [
+        np.logical_or.reduceat(m, range(0, len(m), n)) for m, n in zip(chain, sizes, strict=True)
+    ]
+    for i, size in enumerate(sizes[:-1]):
+        width = merged[i + 1].shape[1]
+        merged[i + 1] = np.logical_or.reduceat(merged[i + 1], range(0, width, size), axis=1)
+    num_granules, num_parts = sum(map(len, merged)), len(problem.servers)
+    if num_parts > num_granules:
+        raise Infeasible(
+            f"{num_parts} servers are more than the {num_granules} neurons of"
+            f" {problem.model.name} that can be apart: give {num_granules} servers or fewer"
+        )
+    owners = cut_neurons(
+        merged,
+        num_parts,
+        imbalance=problem.options.get("imbalance", DEFAULT_IMBALANCE),
+        seed=problem.options.get("seed", 0),
+    )
+    return [
+        np.repeat(own, size)[: len(mask)]
+        for own, size, mask in zip(owners, sizes, chain, strict=True)
+    ]
 
 
 def find_largest_share(masks: Sequence[Mask], owners: Sequence[Owners]) -> float:
@@ -108,13 +129,14 @@ def find_largest_share(masks: Sequence[Mask], owners: Sequence[Owners]) -> float
     return max(shares)
 
 
-def own_by_count(masks: Sequence[Mask], num_parts: int) -> list[Owners]:
-    """The owners of every layer's outputs under the strategy ``count``."""
+def own_by_count(masks: Sequence[Mask], num_parts: int, sizes: Sequence[int] = ()) -> list[Owners]:
+    """The owners of every layer's outputs under the strategy ``count``, whose granules are of
+    ``sizes`` (none given: 1)."""
     import numpy as np
 
     return [
-        np.repeat(np.arange(num_parts), round_shares(len(mask), [Fraction(1)] * num_parts))
-        for mask in masks
+        np.repeat(np.arange(num_parts), round_shares(len(mask), [1] * num_parts, size))
+        for mask, size in zip(masks, sizes or [1] * len(masks), strict=True)
     ]
 
 
@@ -131,14 +153,16 @@ def read_masks(model: Model, given: Any) -> dict[int, Mask]:
         raise PlanError(f"masks are a {type(given).__name__}: give one for each parameter")
     unknown = given.keys() - {parameter.name for parameter in model.parameters}
     if unknown:
-        raise PlanError(f"there is a mask for {min(unknown)!r}, no parameter of {model.name}")
+        raise PlanError(
+            f"there is a mask for {min(unknown, key=str)!r}, no parameter of {model.name}"
+        )
     masks: dict[int, Mask] = {}
     width = None
     for i, layer in enumerate(model.layers):
         if not layer.neuron_kinds:
             continue
         linear = _find_linear(layer, given)
-        mask = np.asarray(given[linear.name], dtype=bool)
+        mask = np.asarray(given[linear.name]).astype(bool)
         if mask.shape != linear.shape:
             raise PlanError(
                 f"the mask of {linear.name!r} has shape {mask.shape}, the parameter"
@@ -176,4 +200,8 @@ def _find_linear(layer: Layer, given: Mapping[str, Any]) -> Parameter:
 
 def _fall_back(problem: Problem, reason: str) -> Plan:
     note = f"nothing is to be gained by connectivity: {reason}; the neurons are shared by count"
-    return plan_by_weight(problem, "count", [Fraction(1)] * len(problem.servers), [note])
+    try:
+        return by_count.find(problem, [note])
+    except Infeasible as exc:
+        # Of the same kind, so that what is missing can be worked out.
+        raise type(exc)(f"{note}, but {exc}") from exc

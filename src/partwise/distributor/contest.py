@@ -79,14 +79,14 @@ GOALS: Mapping[str, Goal] = {
 }
 
 
-def read_goal(problem: Problem) -> Goal:
-    """The goal that the problem's options name; latency where they name none.
+def read_goal(problem: Problem, default: str = "latency") -> Goal:
+    """The goal that the problem's options name; ``default`` where they name none.
 
     Raises:
         PlanError: it is no goal.
     """
-    name = problem.options.get("goal", "latency")
-    if name not in GOALS:
+    name = problem.options.get("goal", default)
+    if not isinstance(name, str) or name not in GOALS:
         raise PlanError(f"the goal {name!r} is not known: give one of {', '.join(GOALS)}")
     return GOALS[name]
 

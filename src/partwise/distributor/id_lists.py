@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from partwise.distributor.claims import check_claims, find_nearest
 from partwise.distributor.shares import Ranges
 from partwise.errors import PlanError
 from partwise.model.description import NeuronKind
@@ -56,27 +57,30 @@ def check_owned(owned: Mapping[str, Ranges], kind: NeuronKind, layer: str) -> No
     Raises:
         PlanError: neurons out of range, claimed twice or owned by nobody, with their owners.
     """
-    claims = sorted((a, b, server) for server, ranges in owned.items() for a, b in ranges)
-    covered, holder = 0, ""
-    for start, stop, server in claims:
+    claims = [(a, b, server) for server, ranges in owned.items() for a, b in ranges]
+    for start, stop, server in sorted(claims):
         if start < 0 or stop > kind.count:
             raise PlanError(
                 f"{kind.name} {start}:{stop} of {layer} for server {server!r} is out of range:"
                 f" there are 0:{kind.count}"
             )
-        if start < covered:
-            raise PlanError(
-                f"{kind.name} {start}:{min(stop, covered)} of {layer} is claimed twice, by"
-                f" {holder!r} and {server!r}: give it to one"
-            )
-        if start > covered:
-            break
-        covered, holder = stop, server
-    if covered < kind.count:
-        end = next((start for start, _, _ in claims if start > covered), kind.count)
-        raise PlanError(
-            f"{kind.name} {covered}:{end} of {layer} is owned by nobody: give it to a server"
-        )
+    check_claims(claims, kind.count, kind.name, f"of {layer}")
+
+
+def check_granule(owned: Mapping[str, Ranges], count: int, granule: int, where: str) -> None:
+    """Refuse ranges by server that cut ``count`` neurons inside a granule.
+
+    Raises:
+        PlanError: a bound is off the granule, with the nearest that fits.
+    """
+    for server, ranges in owned.items():
+        for bound in (bound for pair in ranges for bound in pair):
+            if bound % granule and bound != count:
+                raise PlanError(
+                    f"server {server!r} owns {where} up to or from {bound}, where {granule} must"
+                    f" stay together: the nearest that fits is"
+                    f" {find_nearest(bound, granule, count)}"
+                )
 
 
 def _read_span(item: Any) -> tuple[int, int]:

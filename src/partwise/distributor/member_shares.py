@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from partwise.distributor.layer_classes import LayerClasses
 from partwise.distributor.plan import Member
 from partwise.distributor.shares import Ranges, lay_out, round_shares, share_out
+from partwise.errors import PlanError
 from partwise.model.description import Layer, Model, NeuronKind
 from partwise.model.families.family import KV_GROUP
 
@@ -24,14 +26,35 @@ Shares = Sequence[Sequence[Owned]]
 """What each member owns, by class of layers."""
 
 
-def find_granules(model: Model, precision: str, asked: Mapping[str, int]) -> dict[str, int]:
-    """Neurons by kind that must stay together: those asked for, and whole blocks of int4."""
-    granules = dict(asked)
+def find_granules(model: Model, precision: str, asked: Any) -> dict[str, int]:
+    """Neurons by kind that must stay together: those ``asked`` for, and whole blocks of int4.
+
+    Raises:
+        PlanError: ``asked`` is no table of whole numbers from 1 on by the model's kinds.
+    """
+    granules = _read_granules(model, asked) if asked else {}
     if precision == "int4":
         for axis in (axis for p in model.parameters for axis in p.neurons):
             block = INT4_BLOCK // math.gcd(INT4_BLOCK, axis.width)
             granules[axis.kind] = math.lcm(granules.get(axis.kind, 1), block)
     return granules
+
+
+def _read_granules(model: Model, asked: Any) -> dict[str, int]:
+    if not isinstance(asked, Mapping):
+        raise PlanError(f"granules are {asked!r}: give neurons that stay together by kind")
+    kinds = {kind.name: None for layer in model.layers for kind in layer.neuron_kinds}
+    for name, granule in asked.items():
+        if name not in kinds:
+            raise PlanError(
+                f"granules are given for {name!r}, no neurons of {model.name}: it has"
+                f" {', '.join(kinds) or 'none'}"
+            )
+        if type(granule) is not int or granule < 1:
+            raise PlanError(
+                f"the granule of {name} is {granule!r}: give a whole number of at least 1"
+            )
+    return dict(asked)
 
 
 def share_layer(

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import msgspec
 
+from partwise.distributor.build import say_bytes
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.shortfall import describe_shortfall, say_bytes
+from partwise.distributor.shortfall import describe_shortfall
 from partwise.distributor.splitting import count_held, is_held
 from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.errors import Infeasible
@@ -34,11 +35,12 @@ def plan_reduced(problem: Problem, find: Find) -> Plan:
     least on, and the plan's notes say what was reduced and why.
 
     Raises:
-        Infeasible: nothing fits; what is missing for the layers as they are.
+        Infeasible: nothing fits; what is missing for the layers as much reduced as allowed.
     """
     plan = find(problem)
     if plan is not None:
         return plan
+    reduced = problem
     for workload in list_reductions(problem):
         reduced = replace(problem, workload=workload, allow=frozenset())
         # Most reductions do not suffice: this is told sooner than a plan is made.
@@ -46,7 +48,8 @@ def plan_reduced(problem: Problem, find: Find) -> Plan:
         if plan is not None:
             note = _describe(problem, workload)
             return msgspec.structs.replace(plan, notes=(note, *plan.notes))
-    raise Infeasible(describe_shortfall(problem, count_held(problem), is_held))
+    tried = f"even {_say_reduced(reduced.workload)}, as allowed, " if reduced != problem else ""
+    raise Infeasible(tried + describe_shortfall(reduced, count_held(reduced), is_held))
 
 
 def list_reductions(problem: Problem) -> Iterator[Workload]:
@@ -70,14 +73,18 @@ def _describe(problem: Problem, workload: Workload) -> str:
     limits = find_cache_limits(problem)
     offered = limits or [problem.cluster.server(name).memory_bytes for name in problem.servers]
     before, after = (_measure(replace(problem, workload=w)) for w in (problem.workload, workload))
-    removed = f" without {100 * workload.mlp_sparsity:g} % of the MLP units"
     return (
-        f"reduced to {workload.precision}{removed if workload.mlp_sparsity else ''}, as allowed:"
+        f"{_say_reduced(workload)}, as allowed:"
         f" the model takes {say_bytes(after[0])} instead of {say_bytes(before[0])}, its largest"
         f" layer {say_bytes(after[1])} instead of {say_bytes(before[1])}; the servers offer"
         f" {say_bytes(sum(offered))} of {'memory' if limits is None else 'cache'}, at most"
         f" {say_bytes(max(offered))} each"
     )
+
+
+def _say_reduced(workload: Workload) -> str:
+    removed = f" without {100 * workload.mlp_sparsity:g} % of the MLP units"
+    return f"reduced to {workload.precision}{removed if workload.mlp_sparsity else ''}"
 
 
 def _measure(problem: Problem) -> tuple[float, float]:

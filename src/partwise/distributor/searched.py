@@ -14,7 +14,7 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.splitting import describe_split, is_too_large
 
-SIMPLE = (balanced.find, by_count.plan, by_compute.plan, greedy.find)
+SIMPLE = (balanced.find, by_count.find, by_compute.find, greedy.find)
 """What a search is never worse than. A plan on one server alone is among what it tries."""
 
 

@@ -7,7 +7,7 @@ question has the same answer on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate, pairwise
@@ -19,6 +19,11 @@ from partwise.model.description import Model, NeuronKind
 Ranges = tuple[tuple[int, int], ...]
 Choose = Callable[[int, NeuronKind], Sequence[Ranges]]
 """The ranges of each member, for the neurons of a kind in a layer (by index)."""
+
+MAX_LISTED = 8
+"""So many percentages are listed in a line."""
+MAX_DIGITS = 18
+"""More digits than this no percentage has."""
 
 
 def exact(value: float | Fraction) -> Fraction:
@@ -66,17 +71,29 @@ def lay_out(sizes: Sequence[int]) -> tuple[Ranges, ...]:
 def split_by_weight(weights: Sequence[float | Fraction], granules: Mapping[str, int]) -> Choose:
     """Every kind in every layer in proportion to ``weights``, in consecutive ranges.
 
-    Raises:
-        Infeasible: (when called) a layer has fewer granules of a kind than there are weights.
+    A weight too small for a granule of a kind gives none of it.
     """
 
     @cache
     def choose(kind: NeuronKind) -> Sequence[Ranges]:
-        granule = granules.get(kind.name, 1)
-        check_granules(kind, len(weights), granule)
-        return lay_out(round_shares(kind.count, weights, granule))
+        return lay_out(round_shares(kind.count, weights, granules.get(kind.name, 1)))
 
     return lambda _, kind: choose(kind)
+
+
+def split_equally(num_members: int, granules: Mapping[str, int]) -> Choose:
+    """Every kind in every layer in equal shares, in consecutive ranges.
+
+    Raises:
+        Infeasible: (when called) a layer has fewer granules of a kind than members.
+    """
+    split = split_by_weight([1] * num_members, granules)
+
+    def choose(layer: int, kind: NeuronKind) -> Sequence[Ranges]:
+        check_granules(kind, num_members, granules.get(kind.name, 1))
+        return split(layer, kind)
+
+    return choose
 
 
 def note_rounding(
@@ -91,18 +108,32 @@ def note_rounding(
         sizes = round_shares(kind.count, weights, granule)
         asked = [exact(weight) / total for weight in weights]
         if any(size != share * kind.count for size, share in zip(sizes, asked, strict=True)):
+            given = [Fraction(size, kind.count) for size in sizes]
+            said, done = _list_apart(asked, given)
             notes.append(
-                f"{kind.name}: asked {_list(100.0 * float(share) for share in asked)} %, given"
-                f" {_list(100.0 * size / kind.count for size in sizes)} % ({kind.count} neurons in"
-                f" granules of {granule}, by largest remainder)"
+                f"{kind.name}: asked {said} %, given {done} % ({kind.count} neurons in granules of"
+                f" {granule}, by largest remainder)"
             )
     return notes
 
 
-def _list(percentages: Iterable[float]) -> str:
-    """The first percentages, short enough for a line."""
-    words = [f"{value:.4g}" for value in percentages]
-    return " / ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
+def _list_apart(asked: Sequence[Fraction], given: Sequence[Fraction]) -> tuple[str, str]:
+    """Both in percent, short enough for a line, with as many digits as tell them apart."""
+    first = next(i for i, pair in enumerate(zip(asked, given, strict=True)) if pair[0] != pair[1])
+    start = 0 if first < MAX_LISTED else first
+    for digits in range(4, MAX_DIGITS):
+        said, done = (_list(shares, start, digits) for shares in (asked, given))
+        if said != done:
+            break
+    return said, done
+
+
+def _list(shares: Sequence[Fraction], start: int, digits: int) -> str:
+    """A few percentages from ``start`` on."""
+    words = [f"{float(100 * share):.{digits}g}" for share in shares]
+    stop = min(start + MAX_LISTED, len(words))
+    num_more = len(words) - stop + start
+    return " / ".join(words[start:stop]) + (f" and {num_more} more" if num_more else "")
 
 
 def check_granules(kind: NeuronKind, num_members: int, granule: int) -> None:

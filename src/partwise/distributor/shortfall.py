@@ -2,103 +2,99 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 
-from partwise.distributor.build import GIB
-from partwise.distributor.cache_fit import find_cache_limits
+from partwise.distributor.build import say_bytes
 from partwise.distributor.problem import Problem
+from partwise.distributor.remedies import (
+    HELD,
+    TOO_LITTLE,
+    count_more,
+    find_offer,
+    find_precision,
+    grow_server,
+)
 from partwise.distributor.segment_costs import SegmentCosts
-from partwise.distributor.workload import ELEMENT_BYTES
 
-LOWER_PRECISIONS = ("fp16", "int8", "int4")
-MAX_MORE = 256
-"""More servers than this are not proposed."""
+PRECISE = 100
+"""What more a server needs is found to this part of what is left over."""
 
 IsHeld = Callable[[Problem], bool]
 """Whether the servers of a problem can hold its layers."""
 
 
-def say_bytes(num_bytes: float) -> str:
-    """Bytes for people, in the largest unit that leaves a whole part."""
-    units = ("GiB", GIB), ("MiB", GIB >> 10), ("KiB", GIB >> 20)
-    unit, size = next((u for u in units if num_bytes >= u[1]), units[-1])
-    return f"{num_bytes / size:,.2f} {unit}"
-
-
 def describe_shortfall(problem: Problem, left: int, is_held: IsHeld) -> str:
-    """A line on the layers from ``left`` on, which the servers filled in turn do not hold, and
-    what would hold them."""
-    model, limits = problem.model, find_cache_limits(problem)
-    num_layers = len(model.layers)
+    """A line on the layers from ``left`` on, which are left over where servers are filled in
+    turn, and what would hold them."""
+    model, num_layers = problem.model, len(problem.model.layers)
     costs = SegmentCosts(model, problem.cluster, problem.workload, problem.servers)
-    measure = costs.bytes if limits is None else costs.working_set_bytes
-    memory = [problem.cluster.server(name).memory_bytes for name in problem.servers]
-    offered, budget = limits or memory, "memory" if limits is None else "cache"
-    left_bytes = measure(left, num_layers)
-    remedies = [] if limits else [f"{say_bytes(left_bytes)} more"]
-    remedies += [
-        *_find_precision(problem, is_held),
-        *_count_more(problem, offered, left_bytes, is_held),
+    is_cached = problem.options.get("cache_fit")
+    measure = costs.working_set_bytes if is_cached else costs.bytes
+    offered = [find_offer(problem, name) for name in problem.servers]
+    budget = "cache" if is_cached else "memory"
+
+    def attempt(other: Problem) -> int:
+        return HELD if is_held(other) else TOO_LITTLE
+
+    needed, whole = measure(left, num_layers), measure(0, num_layers)
+    remedies = [
+        *_find_growth(problem, round(max(whole, costs.bytes(0, num_layers))), is_held),
+        *find_precision(problem, attempt),
+        *count_more(problem, attempt),
     ]
     servers = "1 server offers" if len(offered) == 1 else f"{len(offered)} servers offer"
+    why = _explain(problem, max(offered), measure) if sum(offered) >= whole else ""
     return (
-        f"{model.describe_range(left, num_layers)} of {model.name} ({say_bytes(left_bytes)} of"
-        f" {say_bytes(measure(0, num_layers))}) fit the {budget} of no server: {servers}"
-        f" {say_bytes(sum(offered))} of {budget}; needed is"
+        f"{model.describe_range(left, num_layers)} of {model.name} ({say_bytes(needed)} of"
+        f" {say_bytes(whole)}) {'is' if num_layers - left == 1 else 'are'} left over: {servers}"
+        f" {say_bytes(sum(offered))} of {budget}{why}; needed is"
         f" {', or '.join(remedies) or f'more {budget} in each'}"
     )
 
 
-def _find_precision(problem: Problem, is_held: IsHeld) -> list[str]:
-    """The highest lower precision at which the servers can hold the model, if they compute it."""
-    hosts = [problem.cluster.host_of(name) for name in problem.servers]
-    for precision in LOWER_PRECISIONS:
-        is_lower = ELEMENT_BYTES[precision] < problem.workload.element_bytes
-        if is_lower and all(precision in host.rates for host in hosts):
-            workload = replace(problem.workload, precision=precision)
-            if is_held(replace(problem, workload=workload)):
-                return [precision]
+def _find_growth(problem: Problem, whole: int, is_held: IsHeld) -> list[str]:
+    """What more the last server needs so that layers are held; what is said suffices, and is
+    hardly more than the least. Where more cache alone does not help, both budgets are grown."""
+    last, is_cached = problem.servers[-1], bool(problem.options.get("cache_fit"))
+    for memory_too in (False, True) if is_cached else (True,):
+
+        def holds(num_bytes: int, both: bool = memory_too) -> bool:
+            return is_held(grow_server(problem, last, num_bytes, memory_too=both))
+
+        if holds(whole):
+            what = " of cache and of memory" if memory_too else " of cache"
+            more = say_bytes(_find_least(holds, whole))
+            return [f"{more} more{what if is_cached else ''} on server {last!r}"]
     return []
 
 
-def _count_more(
-    problem: Problem, offered: list[int], left_bytes: float, is_held: IsHeld
-) -> list[str]:
-    """The fewest more servers like the roomiest that hold what is left; none where many do not."""
-    roomiest = max(range(len(offered)), key=lambda i: offered[i])
-    low, high = 0, math.ceil(left_bytes / offered[roomiest])
-    if high > MAX_MORE:
-        return []
-    while not is_held(_add_servers(problem, roomiest, offered[roomiest], high)):
-        low, high = high, 2 * high
-        if high > MAX_MORE:
-            return []
-    while high - low > 1:
+def _find_least(holds: Callable[[int], bool], enough: int) -> int:
+    """Hardly more than the least number of bytes that ``holds``; ``enough`` do."""
+    low, high = 0, enough
+    least = max(64, enough // (100 * PRECISE))
+    while high - low > max(least, high // PRECISE):
         middle = (low + high) // 2
-        if is_held(_add_servers(problem, roomiest, offered[roomiest], middle)):
+        if holds(middle):
             high = middle
         else:
             low = middle
-    # Groups form otherwise with one server less: now and then that suffices too.
-    while high > 1 and is_held(_add_servers(problem, roomiest, offered[roomiest], high - 1)):
-        high -= 1
-    noun = "server" if high == 1 else "servers"
-    return [f"{high} more {noun} of {say_bytes(offered[roomiest])}"]
+    return high
 
 
-def _add_servers(problem: Problem, like: int, offered: int, num_more: int) -> Problem:
-    """The problem with more servers like one of its own, each on a host of its own."""
-    cluster = problem.cluster
-    server = cluster.server(problem.servers[like])
-    host = cluster.host_of(server.name)
-    if problem.options.get("cache_fit"):
-        host = replace(host, cache_bytes=offered)
-    names = [f"{server.name} again {i}" for i in range(num_more)]
-    more = replace(
-        cluster,
-        hosts=(*cluster.hosts, *(replace(host, name=name) for name in names)),
-        servers=(*cluster.servers, *(replace(server, name=n, host=n) for n in names)),
+def _explain(problem: Problem, most: int, measure: Callable[[int, int], float]) -> str:
+    """Why servers that offer enough together do not hold the layers: the largest of them."""
+    model = problem.model
+    largest = max(range(len(model.layers)), key=lambda i: measure(i, i + 1))
+    layer = model.layers[largest]
+    if measure(largest, largest + 1) <= most:
+        return ""
+    words = (
+        f", but {layer.name} takes {say_bytes(measure(largest, largest + 1))} and the roomiest"
+        f" {say_bytes(most)}"
     )
-    return replace(problem, cluster=more, servers=(*problem.servers, *names))
+    tied = any(p.alias_of for p in layer.parameters) or any(
+        p.alias_of in {own.name for own in layer.parameters} for p in model.parameters
+    )
+    if tied:
+        words += " (it is tied: in stages apart each member holds it whole)"
+    return words

@@ -12,6 +12,7 @@ import numpy as np
 
 from partwise.distributor.arrangement import Arrangement, build_arrangement
 from partwise.distributor.budgets import fill_budgets, find_budgets
+from partwise.distributor.build import say_bytes
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.footprint import measure_footprint
 from partwise.distributor.group_costs import Group, GroupCosts
@@ -21,7 +22,6 @@ from partwise.distributor.load import measure_layer
 from partwise.distributor.member_shares import Shares
 from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
-from partwise.distributor.shortfall import say_bytes
 
 
 def find_split(problem: Problem, strategy: str) -> Plan | None:
@@ -115,9 +115,12 @@ def _find_least(costs: GroupCosts) -> dict[str, list[float]]:
     layers = costs.classes.layers
     nothing = [[tuple((kind.name, 0) for kind in layer.neuron_kinds)] for layer in layers]
     firsts = [costs.classes.of.index(i) for i in range(len(layers))]
-    runs = make_runs(costs.classes, [(first, first + 1) for first in firsts])
+    # Alone, a layer that is tied to another is held whole; in one stage with all it is not.
+    every = (0, len(costs.classes.of))
+    runs = make_runs(costs.classes, [*((first, first + 1) for first in firsts), every])
     names = costs.problem.servers
     filled = costs.fill(names, nothing, runs)
+    filled = np.minimum(filled[:-1], filled[-1])
     return {name: filled[:, i].tolist() for i, name in enumerate(names)}
 
 

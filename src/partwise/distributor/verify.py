@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from typing import TypeVar
 
+from partwise.distributor.member_shares import find_granules
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import MAX_MLP_SPARSITY, Placement, Plan
 from partwise.distributor.verify_neurons import verify_neurons
@@ -30,8 +31,10 @@ def verify_plan(plan: Plan, model: Model, servers: Collection[str] | None = None
     _check_parts(plan)
     _check_sparsity(plan)
     _check_servers(plan, servers)
+    granules = {p: find_granules(model, p, None) for p in {p.precision for p in plan.parts}}
+    needed = {part.name: granules[part.precision] for part in plan.parts}
     for stage in plan.stages:
-        verify_neurons(stage, model)
+        verify_neurons(stage, model, needed)
     _check_links(plan)
     _check_placements(plan, model)
 

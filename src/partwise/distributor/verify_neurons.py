@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
+from partwise.distributor.claims import check_claims, find_nearest
 from partwise.distributor.plan import NeuronShare, Stage
 from partwise.errors import PlanError
 from partwise.model.description import Model, NeuronKind, Parameter
 
+Granules = Mapping[str, Mapping[str, int]]
+"""By part, the neurons of a kind that its precision keeps together."""
 
-def verify_neurons(stage: Stage, model: Model) -> None:
+
+def verify_neurons(stage: Stage, model: Model, granules: Granules) -> None:
     """Refuse a stage whose members do not tile the neurons of the kinds that they split.
 
     Kinds that no member names are not split: their parameters are replicated.
@@ -37,7 +42,7 @@ def verify_neurons(stage: Stage, model: Model) -> None:
                 is_everywhere = all(share.layers is None for _, share in claims)
                 place = where if is_everywhere else f"of layer {layer}"
                 _check_all_named(stage, claims, f"{kind.name} {place}")
-                _check_kind(claims, kind, place)
+                _check_kind(claims, kind, place, granules)
                 proved.add(key)
     _check_tied(stage, model)
 
@@ -88,24 +93,16 @@ def _check_all_named(stage: Stage, claims: Sequence[tuple[str, NeuronShare]], wh
             )
 
 
-def _check_kind(shares: Sequence[tuple[str, NeuronShare]], kind: NeuronKind, where: str) -> None:
+def _check_kind(
+    shares: Sequence[tuple[str, NeuronShare]], kind: NeuronKind, where: str, granules: Granules
+) -> None:
     """Each neuron of ``kind`` is owned by one member."""
     claims: list[tuple[int, int, str]] = []
     for part, share in shares:
-        _check_bounds(share, kind.count, f"part {part!r} owns {kind.name}")
+        needed = granules.get(part, {}).get(kind.name, 1)
+        _check_bounds(share, kind.count, f"part {part!r} owns {kind.name}", needed)
         claims += [(start, stop, part) for start, stop in share.ranges]
-    covered, holder = 0, ""
-    for start, stop, part in sorted(claims):
-        if start < covered:
-            raise PlanError(
-                f"{kind.name} {start}:{min(stop, covered)} {where} is claimed twice, by"
-                f" {holder!r} and {part!r}: give it to one"
-            )
-        if start > covered:
-            raise _nobody(kind.name, covered, start, where)
-        covered, holder = stop, part
-    if covered < kind.count:
-        raise _nobody(kind.name, covered, kind.count, where)
+    check_claims(claims, kind.count, kind.name, where)
 
 
 def _check_tied(stage: Stage, model: Model) -> None:
@@ -138,16 +135,13 @@ def _list_owned(
     }
 
 
-def _nobody(kind: str, start: int, stop: int, where: str) -> PlanError:
-    return PlanError(f"{kind} {start}:{stop} {where} is owned by nobody: give it to a member")
-
-
-def _check_bounds(share: NeuronShare, count: int, who: str) -> None:
+def _check_bounds(share: NeuronShare, count: int, who: str, needed: int) -> None:
+    """``needed`` is the granule of the part's precision, whatever the share says."""
     if share.granule < 1:
         raise PlanError(
             f"{who} with a granule of {share.granule}, expected at least 1: set it to 1"
         )
-    last = 0
+    last, granule = 0, math.lcm(share.granule, needed)
     for start, stop in share.ranges:
         if not 0 <= start < stop <= count:
             raise PlanError(f"{who} {start}:{stop}, out of range: there are 0:{count}; correct it")
@@ -158,15 +152,8 @@ def _check_bounds(share: NeuronShare, count: int, who: str) -> None:
             )
         last = stop
         for bound in (start, stop):
-            if bound % share.granule and bound != count:
+            if bound % granule and bound != count:
                 raise PlanError(
                     f"{who} {start}:{stop}, but {bound} is not a multiple of the granule"
-                    f" {share.granule}: the nearest that fits is"
-                    f" {_nearest(bound, share.granule, count)}"
+                    f" {granule}: the nearest that fits is {find_nearest(bound, granule, count)}"
                 )
-
-
-def _nearest(bound: int, granule: int, count: int) -> int:
-    below = bound // granule * granule
-    above = min(below + granule, count)
-    return below if bound - below <= above - bound else above

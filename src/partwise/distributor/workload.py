@@ -11,6 +11,9 @@ ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5
 """Bytes of one weight by precision. int4 is in blocks of 32 with a 2-byte scale each; the one
 scale an output channel of int8 is too little to count."""
 
+MAX_COUNT = 1 << 30
+"""Of streams, sequences and tokens: so that what is worked out of them stays below 2^63 bytes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -37,6 +40,8 @@ class Workload:
             value = getattr(self, key)
             if value < 1:
                 raise PlanError(f"{key} is {value}, it must be at least 1: give 1 or more")
+            if value > MAX_COUNT:
+                raise PlanError(f"{key} is {value}, it may be {MAX_COUNT:,} at most: give less")
         if self.precision not in ELEMENT_BYTES:
             raise PlanError(
                 f"the precision {self.precision!r} is not known: give one of"

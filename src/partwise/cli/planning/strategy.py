@@ -13,6 +13,7 @@ from partwise.cli.planning.lists import (
     read_percentages,
     read_types,
 )
+from partwise.cli.planning.masks import read_masks
 from partwise.errors import UsageError
 
 DEFAULT_STRATEGY = "auto"
@@ -66,6 +67,12 @@ def add_strategy_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="ids: neurons of a server in LAYERS (a name, 0:4 or *); may be repeated, and where"
         " LAYERS overlap the later entry wins",
+    )
+    add(
+        "--masks",
+        metavar="FILE",
+        help="connectivity: which weights are not zero, by parameter (.safetensors or .npz), or"
+        " 'weights' for the model's own",
     )
     add("--granules", metavar="KIND=N,...", help="neurons of a kind that stay together")
     parser.add_argument(
@@ -127,7 +134,11 @@ def read_strategy_options(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: one is of another form than its help says.
     """
-    return {o.key: o.read(o.get(args)) for o in STRATEGY_OPTIONS if o.key and o.is_given(args)}
+    given = [o for o in STRATEGY_OPTIONS if o.key and o.is_given(args)]
+    options = {o.key: o.read(o.get(args)) for o in given}
+    if args.masks:
+        options["masks"] = read_masks(args.masks, args.model)
+    return options
 
 
 def _same(value: Any) -> Any:
@@ -147,4 +158,6 @@ STRATEGY_OPTIONS = (
     StrategyOption("types", "types", ("type",), read_types, "KIND=NAME,..."),
     StrategyOption("ids", "ids", ("ids",), read_ids, "LAYERS/KIND/NAME=0:3,7"),
     StrategyOption("granules", "granules", (*SHARING, *BY_TIME), read_granules),
+    # What they mean depends on the model: see `read_strategy_options`.
+    StrategyOption("masks", "", ("connectivity",), _same),
 )
