@@ -59,9 +59,10 @@ def test_masks_that_do_not_fit_the_model_are_refused(
     masks = "weights" if arrays is None else str(path)
     words = ["--cluster", "local-2", "--strategy", "connectivity", "--masks", masks]
     assert main(["plan", str(tiny_llama), *words]) == 1
-    line = capsys.readouterr().err.strip()
+    note, line = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: local-2")
+    assert line.startswith("partwise: ")
     assert message in line
-    assert "\n" not in line
 
 
 def test_the_models_own_pattern_is_read_from_its_store(tiny_llama: Path) -> None:
