@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--asymmetric", action="store_true", help="a zero point for each block")
     add(
         "--method",
-        choices=("rtn", "gptq", "grid"),
-        default="rtn",
-        help="round to nearest (default), calibrated, or onto the grid that the weights lie on",
+        choices=("rtn", "search", "gptq", "grid"),
+        help="round to nearest, with the best of some scales (search, the default), calibrated"
+        " (gptq), or on the grid that the weights lie on already (exact where there is one)",
     )
     add("--calibration", metavar="FILE", type=Path, help="text (default: what Python ships with)")
     add("--threads", metavar="T", type=int, help="threads (default: one a processor)")
@@ -93,14 +93,14 @@ def choose_recipes(args: argparse.Namespace) -> list[Recipe]:
         UsageError: options that contradict each other, or ask for nothing.
         CompressionError: numbers out of range.
     """
-    from partwise.compress.recipe import DEFAULT_BLOCK, Recipe, climb
+    from partwise.compress.recipe import DEFAULT_BLOCK, DEFAULT_METHOD, Recipe, climb
 
     if not (args.int8 or args.int4 or args.ladder or args.sparsity):
         raise UsageError("nothing to do: give --int8, --int4, --ladder or --sparsity")
     if args.ladder and args.sparsity:
         raise UsageError("--ladder has sparsities of its own: leave --sparsity out")
     has_bits = args.int8 or args.int4 or args.ladder
-    if not has_bits and (args.block or args.asymmetric or args.method != "rtn"):
+    if not has_bits and (args.block or args.asymmetric or args.method):
         raise UsageError("--block, --asymmetric and --method are for --int8, --int4 and --ladder")
     bits = 4 if args.int4 or args.ladder else 8 if args.int8 else None
     is_two_four = args.sparsity == "2:4"
@@ -108,7 +108,7 @@ def choose_recipes(args: argparse.Namespace) -> list[Recipe]:
         bits=bits,
         block=args.block or DEFAULT_BLOCK,
         is_symmetric=not args.asymmetric,
-        method=args.method,
+        method=args.method or DEFAULT_METHOD,
         mlp_sparsity=0.0 if is_two_four else read_share(args.sparsity),
         is_two_four=is_two_four,
     )

@@ -10,10 +10,11 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from partwise.compress.blocks import Quantized, quantize, round_to
+from partwise.compress.blocks import Quantized, fit_grid, quantize, round_to
 from partwise.compress.gptq import quantize_calibrated
 from partwise.compress.grids import find_grid
 from partwise.compress.recipe import Recipe
+from partwise.compress.scales import search_grid
 
 TABLE_BITS = 8
 """Of the embedding, whatever the matrices have: a token reads one row of it, so that fewer bits
@@ -50,9 +51,9 @@ class Encoder:
             if found := self._on_grid(weight_OI, bits):
                 return found
         self.ways[f"int{self._bits} nearest"] += 1
-        return quantize(
-            weight_OI, bits=self._bits, block=recipe.block, is_symmetric=recipe.is_symmetric
-        )
+        fit = fit_grid if recipe.method == "rtn" else search_grid
+        grid = fit(weight_OI, bits=self._bits, block=recipe.block, is_symmetric=recipe.is_symmetric)
+        return round_to(weight_OI, grid)
 
     def encode_table(self, table_OI: NDArray[np.float32]) -> Quantized:
         """The embedding."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partwise.compress.blocks import Grid, Quantized, check_block, encode, fit_grid
+from partwise.compress.blocks import Grid, Quantized, check_block, encode
+from partwise.compress.scales import search_grid
 
 DAMPING = 0.01
 """Added to the diagonal in parts of its mean, so that it can be inverted. Source: the paper."""
@@ -33,11 +34,12 @@ def quantize_calibrated(
     """The matrix in blocks, rounded for inputs of second ``moments_II``.
 
     Raises:
-        CompressionError: as `fit_grid`.
+        CompressionError: as `search_grid`.
     """
     num_inputs = weight_OI.shape[1]
     check_block(num_inputs, block)
     factor_II = _factor(moments_II)
+    importance_I = np.diagonal(moments_II).astype(np.float32)
     # Inputs that are always zero say nothing of their weights: rounding is to nearest there.
     left_OI = weight_OI.copy()
     numbers_OI = np.empty_like(left_OI)
@@ -49,7 +51,13 @@ def quantize_calibrated(
         for first in range(start, stop, block):
             here = slice(first, first + block)
             grids.append(
-                fit_grid(left_OI[:, here], bits=bits, block=block, is_symmetric=is_symmetric)
+                search_grid(
+                    left_OI[:, here],
+                    bits=bits,
+                    block=block,
+                    is_symmetric=is_symmetric,
+                    importance_I=importance_I[here],
+                )
             )
             _round_block(left_OI[:, first:stop], numbers_OI[:, here], grids[-1],
                          factor_II[first:stop, first:stop], errors[:, first - start :])  # fmt: skip

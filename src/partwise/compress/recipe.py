@@ -9,9 +9,11 @@ from partwise.distributor.plan import MAX_MLP_SPARSITY
 from partwise.distributor.reduction import name_reduction
 from partwise.errors import CompressionError
 
-Method = Literal["rtn", "gptq", "grid"]
-METHODS: tuple[Method, ...] = ("rtn", "gptq", "grid")
-"""Round to nearest; calibrated; on the grid that the weights lie on already."""
+Method = Literal["rtn", "search", "gptq", "grid"]
+METHODS: tuple[Method, ...] = ("rtn", "search", "gptq", "grid")
+"""Round to nearest on the grid that spans each block; on the best of some; calibrated; on the grid
+that the weights lie on already."""
+DEFAULT_METHOD: Method = "search"
 
 LADDER_SPARSITIES = (0.1, 0.3, 0.5)
 """Of the sparsities that the distributor tries (0.1 to 0.9): beyond half a transformer's MLP units
@@ -35,7 +37,7 @@ class Recipe:
     bits: int | None = None
     block: int = DEFAULT_BLOCK
     is_symmetric: bool = True
-    method: Method = "rtn"
+    method: Method = DEFAULT_METHOD
     mlp_sparsity: float = 0.0
     is_two_four: bool = False
 
@@ -55,7 +57,7 @@ class Recipe:
             )
         if self.is_two_four and self.method == "gptq":
             raise CompressionError(
-                "gptq would fill the zeros of 2:4 sparsity again: use the method rtn"
+                "gptq would fill the zeros of 2:4 sparsity again: use the method search"
             )
 
     @property
