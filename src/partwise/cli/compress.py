@@ -60,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
     recipes = choose_recipes(args)
+    from partwise.cli.compressing.buffers import describe_buffers
     from partwise.cli.compressing.report import describe, name_source, render
     from partwise.cli.compressing.steps import Steps
     from partwise.cli.progress import Progress
-    from partwise.compress.text import read_text, split_text
+    from partwise.compress.text import WINDOW_TOKENS, read_text, split_text
     from partwise.engine.text import Text
+    from partwise.store import open_version
 
     path = args.model.resolve()
     version = args.model_version or 0
@@ -74,10 +76,13 @@ def run(args: argparse.Namespace) -> int:
 
             torch.set_num_threads(args.threads)
         source, text = read_text(args.calibration)
-        texts = split_text(source, text, Text(path).encode)
+        # No window is longer than what the model was made for.
+        window_tokens = min(WINDOW_TOKENS, open_version(path, version).context_tokens)
+        texts = split_text(source, text, Text(path).encode, window_tokens=window_tokens)
         steps = Steps(path, version, texts, progress)
         taken = list(steps.run(recipes))
-    document = describe(steps.model, name_source(path), texts, taken)
+    buffers = describe_buffers(steps.model, steps.config)
+    document = describe(steps.model, name_source(path), texts, taken, buffers)
     print(json.dumps(document, indent=1) if args.json else render(document))
     newest = taken[-1].made.manifest.version
     print(

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,25 @@ CHUNK_TOKENS = 128
 """Logits of so many tokens are in memory at a time: 25 MB each for a vocabulary of 49,152."""
 
 
+class Predictions(Protocol):
+    """What some version predicts for each of the windows."""
+
+    def logits(self, window: int, start: int, stop: int) -> NDArray[np.float32]:
+        """For tokens ``start:stop`` of a window (N, V), in an array that may be overwritten."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What goes into the head for each window, (N, H), and the head, (V, H)."""
+    """See `Predictions`: what goes into the head for each window, (N, H), and the head, (V, H)."""
 
     states: Sequence[NDArray[np.float32]]
     head: NDArray[np.float32]
+
+    def logits(self, window: int, start: int, stop: int) -> NDArray[np.float32]:
+        """See `Predictions.logits`."""
+        result: NDArray[np.float32] = self.states[window][start:stop] @ self.head.T
+        return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +80,11 @@ class _Window:
     num_tokens: int
 
 
-def compare(source: Outputs, version: Outputs, windows: Sequence[Sequence[int]]) -> Accuracy:
+def compare(
+    source: Predictions, version: Predictions, windows: Sequence[Sequence[int]]
+) -> Accuracy:
     """The accuracy of ``version`` on ``windows`` of token ids."""
-    rows = [
-        _compare_window(source.head, source.states[i], version.head, version.states[i], ids)
-        for i, ids in enumerate(windows)
-    ]
+    rows = [_compare_window(source, version, i, ids) for i, ids in enumerate(windows)]
     num_tokens = sum(row.num_tokens for row in rows)
     return Accuracy(
         perplexity=math.exp(sum(row.loss for row in rows) / num_tokens),
@@ -85,19 +98,15 @@ def compare(source: Outputs, version: Outputs, windows: Sequence[Sequence[int]])
 
 
 def _compare_window(
-    source_VH: NDArray[np.float32],
-    source_NH: NDArray[np.float32],
-    version_VH: NDArray[np.float32],
-    version_NH: NDArray[np.float32],
-    ids: Sequence[int],
+    source: Predictions, version: Predictions, window: int, ids: Sequence[int]
 ) -> _Window:
     loss = source_loss = kl = 0.0
     num_agreeing = 0
     num_tokens = len(ids) - 1
     for start in range(0, num_tokens, CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, num_tokens)
-        ours = log_softmax(version_NH[start:stop] @ version_VH.T)
-        theirs = log_softmax(source_NH[start:stop] @ source_VH.T)
+        ours = log_softmax(version.logits(window, start, stop))
+        theirs = log_softmax(source.logits(window, start, stop))
         at = np.arange(stop - start), np.asarray(ids[start + 1 : stop + 1])
         loss -= float(ours[at].sum(dtype=np.float64))
         source_loss -= float(theirs[at].sum(dtype=np.float64))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from partwise.cli.compressing.buffers import render_buffers
 from partwise.cli.compressing.steps import Step
 from partwise.cli.format import MIB, format_bytes, format_table
 from partwise.compress.text import Texts
@@ -62,7 +63,9 @@ def describe_step(step: Step) -> dict[str, Any]:
     }
 
 
-def describe(model: Model, source: str, texts: Texts, steps: Sequence[Step]) -> dict[str, Any]:
+def describe(
+    model: Model, source: str, texts: Texts, steps: Sequence[Step], buffers: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The report as a JSON document."""
     return {
         "model": model.name,
@@ -75,6 +78,7 @@ def describe(model: Model, source: str, texts: Texts, steps: Sequence[Step]) -> 
         "num_evaluated_tokens": texts.num_evaluated,
         "claimed_loss": CLAIMED_LOSS,
         "steps": [describe_step(step) for step in steps],
+        "buffers": buffers,
     }
 
 
@@ -109,4 +113,6 @@ def render(document: dict[str, Any]) -> str:
         f" {document['source_perplexity']:.3f} on {document['num_evaluated_tokens']:,} tokens"
         f" of {document['text']} that calibration did not see"
     )
-    return "\n".join((format_table(HEADERS, rows), "", origin, *ways))
+    return "\n".join(
+        (format_table(HEADERS, rows), "", origin, *ways, "", render_buffers(document["buffers"]))
+    )

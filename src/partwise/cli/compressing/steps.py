@@ -40,6 +40,8 @@ class Steps:
 
     def __init__(self, path: Path, version: int, texts: Texts, progress: Progress) -> None:
         self.model: Model = open_version(path, version)
+        with Store.open(path, version) as store:
+            self.config = store.config
         self._path = path
         self._version = version
         self._texts = texts
@@ -68,7 +70,7 @@ class Steps:
             names = {p.stored_name for p in self.model.parameters}
             source_bytes = sum(source.num_bytes(name) for name in names)
         made_s = time.perf_counter()
-        source_outputs = self._measure_source()
+        source_outputs = self.measure_source()
         measured_s = time.perf_counter()
         outputs = self._measure(made.manifest.version, f"measuring {recipe.step}")
         accuracy = compare(source_outputs, outputs, self._texts.evaluation)
@@ -81,7 +83,8 @@ class Steps:
             evaluate_s=time.perf_counter() - measured_s,
         )
 
-    def _measure_source(self) -> Outputs:
+    def measure_source(self) -> Outputs:
+        """What the source gives for the evaluation windows; measured once."""
         if self._source is None:
             self._source = self._measure(self._version, "measuring the source")
         return self._source
