@@ -142,6 +142,9 @@ def test_a_version_is_compressed_further(
     with Store.open(model, 2) as store:
         assert store.manifest.derivation
         assert store.manifest.derivation.parent == 1
+        assert store.manifest.derivation.recipe.startswith(
+            "fp32 without 40 % of the MLP units; then"
+        )
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def compress(
             report(f"compressing to {recipe.step}", index, len(model.layers))
             work.do_layer(index)
         report(f"compressing to {recipe.step}", len(model.layers), len(model.layers))
-        manifest = writer.commit(recipe.label, work.config())
+        manifest = writer.commit(work.recipe, work.config())
     return Made(manifest=manifest, ways=work.ways)
 
 
@@ -119,10 +119,16 @@ class _Work:
         """See `Made`."""
         return dict(self._encoder.ways) if self._encoder else {}
 
+    @property
+    def recipe(self) -> str:
+        """All that was done to the model's own files."""
+        before = self._source.manifest.derivation
+        return f"{before.recipe}; then {self._recipe.label}" if before else self._recipe.label
+
     def config(self) -> dict[str, int | float | str | bool]:
-        """What config.json says otherwise in this version."""
+        """What config.json says otherwise than in the source."""
         # The recipe is there so that plans and runners tell the versions of a model apart.
-        values: dict[str, int | float | str | bool] = {"partwise_recipe": self._recipe.label}
+        values: dict[str, int | float | str | bool] = {"partwise_recipe": self.recipe}
         if self._num_kept is not None:
             key = MLP_WIDTH_KEYS.get(self._model.architecture, "intermediate_size")
             values[key] = self._num_kept

@@ -34,7 +34,7 @@ def choose_kept(ranks: NDArray[np.float64], mlp_sparsity: float, granule: int) -
         CompressionError: fewer neurons than a granule.
     """
     num_neurons = len(ranks)
-    wanted = round((1 - mlp_sparsity) * num_neurons)
+    wanted = max(1, round((1 - mlp_sparsity) * num_neurons))
     count = -(-wanted // granule) * granule
     if count > num_neurons:
         raise CompressionError(

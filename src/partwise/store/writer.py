@@ -115,20 +115,22 @@ class VersionWriter:
         }
 
     def commit(self, recipe: str, config: Mapping[str, int | float | str | bool]) -> Manifest:
-        """Make the version exist. ``config``: see `Derivation`.
+        """Make the version exist. ``config`` are values that differ from its source's.
 
         Raises:
             StoreError: it cannot be written, or another writer was given its folder.
         """
+        parent = self._source.manifest
+        inherited = parent.derivation.config if parent.derivation else {}
         used = {tensor.file for tensor in self._tensors.values()}
         manifest = Manifest(
             version=self.version,
             shards=tuple(shard for file, shard in self._shards.items() if file in used),
             tensors=self._tensors,
             derivation=Derivation(
-                parent=self._source.manifest.version,
+                parent=parent.version,
                 recipe=recipe,
-                config=dict(config),
+                config=inherited | config,
                 quantized=self._quantized,
             ),
         )

@@ -48,7 +48,7 @@ def describe_step(step: Step) -> dict[str, Any]:
     return {
         "version": step.made.manifest.version,
         "step": step.recipe.step,
-        "recipe": step.recipe.label,
+        "recipe": step.recipe_label,
         "matrices": step.made.ways,
         "bytes": step.made.num_bytes,
         "bytes_ratio": step.bytes_ratio,

@@ -30,6 +30,12 @@ class Step:
     evaluate_s: float
 
     @property
+    def recipe_label(self) -> str:
+        """All that was done to the model's own files."""
+        assert self.made.manifest.derivation
+        return self.made.manifest.derivation.recipe
+
+    @property
     def bytes_ratio(self) -> float:
         """Over the source's."""
         return self.made.num_bytes / self.source_bytes

@@ -23,14 +23,14 @@ from partwise.part.torch.kv import ContiguousKv
 from partwise.part.torch.modules import build_module
 
 
-class PeakBytes(TorchDispatchMode):
+class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations make; what their first operation finds is not theirs.
 
     A context manager; ``peak`` is the most that was alive at a time inside it.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._alive = 0
         self._known: set[int] = set()
@@ -87,4 +87,4 @@ def _peak(
     hidden = torch.zeros(1, tokens, model.hidden_size)
     with PeakBytes() as peak:
         module(hidden, **positions, **arguments)
-    return peak.peak + hidden.nbytes
+    return int(peak.peak + hidden.nbytes)
