@@ -38,7 +38,7 @@ BLOCK = 32
 RECIPES = {
     "int8": Recipe(bits=8),
     "int4_rtn": Recipe(bits=4, method="rtn"),
-    "int4_search": Recipe(bits=4),
+    "int4_search": Recipe(bits=4, method="search"),
     "int4_grid": Recipe(bits=4, method="grid"),
     "int4_gptq": Recipe(bits=4, method="gptq"),
     "int4_gptq_asymmetric": Recipe(bits=4, method="gptq", is_symmetric=False),

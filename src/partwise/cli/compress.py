@@ -45,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--method",
         choices=("rtn", "search", "gptq", "grid"),
-        help="round to nearest, with the best of some scales (search, the default), calibrated"
-        " (gptq), or on the grid that the weights lie on already (exact where there is one)",
+        help="round to nearest (rtn, the default of int4), with the best of some scales (search,"
+        " that of int8), calibrated (gptq), or on the grid that the weights lie on already (exact"
+        " where there is one)",
     )
     add("--calibration", metavar="FILE", type=Path, help="text (default: what Python ships with)")
     add("--threads", metavar="T", type=int, help="threads (default: one a processor)")
@@ -98,8 +99,10 @@ def choose_recipes(args: argparse.Namespace) -> list[Recipe]:
         UsageError: options that contradict each other, or ask for nothing.
         CompressionError: numbers out of range.
     """
-    from partwise.compress.recipe import DEFAULT_BLOCK, DEFAULT_METHOD, Recipe, climb
+    from partwise.compress.recipe import DEFAULT_BLOCK, Recipe, climb
 
+    if args.block is not None and args.block < 1:
+        raise UsageError(f"--block is {args.block}, it must be at least 16: give 16, 32 or 64")
     if not (args.int8 or args.int4 or args.ladder or args.sparsity):
         raise UsageError("nothing to do: give --int8, --int4, --ladder or --sparsity")
     if args.ladder and args.sparsity:
@@ -113,7 +116,7 @@ def choose_recipes(args: argparse.Namespace) -> list[Recipe]:
         bits=bits,
         block=args.block or DEFAULT_BLOCK,
         is_symmetric=not args.asymmetric,
-        method=args.method or DEFAULT_METHOD,
+        method=args.method,
         mlp_sparsity=0.0 if is_two_four else read_share(args.sparsity),
         is_two_four=is_two_four,
     )

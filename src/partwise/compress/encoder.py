@@ -33,25 +33,25 @@ class Encoder:
     @property
     def shares_table(self) -> bool:
         """Whether a tied head is rounded as the embedding is, so that they stay one tensor."""
-        return self._bits == TABLE_BITS and self._recipe.method != "gptq"
+        return self._bits == TABLE_BITS and self._recipe.rounding != "gptq"
 
     def encode(
         self, weight_OI: NDArray[np.float32], moments_II: NDArray[np.float64] | None
     ) -> Quantized:
         """A matrix that activations with these moments are multiplied by."""
         recipe = self._recipe
-        if recipe.method == "gptq":
+        if recipe.rounding == "gptq":
             assert moments_II is not None
             self.ways[f"int{self._bits} calibrated"] += 1
             return quantize_calibrated(
                 weight_OI, moments_II, bits=self._bits, block=recipe.block,
                 is_symmetric=recipe.is_symmetric,
             )  # fmt: skip
-        for bits in sorted({self._bits, TABLE_BITS}) if recipe.method == "grid" else [self._bits]:
+        for bits in sorted({self._bits, TABLE_BITS}) if recipe.rounding == "grid" else [self._bits]:
             if found := self._on_grid(weight_OI, bits):
                 return found
         self.ways[f"int{self._bits} nearest"] += 1
-        fit = fit_grid if recipe.method == "rtn" else search_grid
+        fit = fit_grid if recipe.rounding == "rtn" else search_grid
         grid = fit(weight_OI, bits=self._bits, block=recipe.block, is_symmetric=recipe.is_symmetric)
         return round_to(weight_OI, grid)
 
@@ -66,7 +66,7 @@ class Encoder:
     def _on_grid(self, weight_OI: NDArray[np.float32], bits: int) -> Quantized | None:
         """The matrix on the grid that it lies on already, if there is one that runs fast: grids
         whose zeros are no whole numbers are for the method ``grid`` alone."""
-        any_zeros = self._recipe.method == "grid"
+        any_zeros = self._recipe.rounding == "grid"
         grid = find_grid(weight_OI, bits=bits, block=self._recipe.block, any_zeros=any_zeros)
         if grid is None:
             return None

@@ -13,7 +13,6 @@ Method = Literal["rtn", "search", "gptq", "grid"]
 METHODS: tuple[Method, ...] = ("rtn", "search", "gptq", "grid")
 """Round to nearest on the grid that spans each block; on the best of some; calibrated; on the grid
 that the weights lie on already."""
-DEFAULT_METHOD: Method = "search"
 
 LADDER_SPARSITIES = (0.1, 0.3, 0.5)
 """Of the sparsities that the distributor tries (0.1 to 0.9): beyond half a transformer's MLP units
@@ -27,6 +26,7 @@ class Recipe:
     """One step of compression.
 
     ``bits`` of a weight, 4 or 8, in blocks of ``block`` inputs (None: they stay fp32).
+    ``method`` of None is the better of the two that need no calibration (docs/decisions/0030).
     ``mlp_sparsity`` is the share of its MLP units that each block loses, whole; where
     ``is_two_four``, two of four consecutive inputs of each output are zero instead.
 
@@ -37,7 +37,7 @@ class Recipe:
     bits: int | None = None
     block: int = DEFAULT_BLOCK
     is_symmetric: bool = True
-    method: Method = DEFAULT_METHOD
+    method: Method | None = None
     mlp_sparsity: float = 0.0
     is_two_four: bool = False
 
@@ -61,6 +61,11 @@ class Recipe:
             )
 
     @property
+    def rounding(self) -> Method:
+        """The method that is used."""
+        return self.method or ("search" if self.bits == 8 else "rtn")
+
+    @property
     def precision(self) -> str:
         """As plans name it."""
         return f"int{self.bits}" if self.bits else "fp32"
@@ -77,7 +82,7 @@ class Recipe:
         if self.bits is None:
             return self.step
         symmetry = "symmetric" if self.is_symmetric else "asymmetric"
-        return f"{self.step}, {self.method}, {symmetry} blocks of {self.block}"
+        return f"{self.step}, {self.rounding}, {symmetry} blocks of {self.block}"
 
     @property
     def needs_calibration(self) -> bool:

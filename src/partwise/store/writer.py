@@ -130,7 +130,7 @@ class VersionWriter:
             derivation=Derivation(
                 parent=parent.version,
                 recipe=recipe,
-                config=inherited | config,
+                config={**inherited, **config},
                 quantized=self._quantized,
             ),
         )
