@@ -79,3 +79,14 @@ def test_a_block_wider_than_a_chunk_works_and_one_that_does_not_divide_is_refuse
     )
     with pytest.raises(CompressionError, match="of 384 does not suit the 512 inputs"):
         quantize_calibrated(weight_OI, moments_II, bits=8, block=384, is_symmetric=True)
+
+
+def test_errors_are_made_up_for_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight_OI, inputs_NI = problem(3)
+    moments_II = inputs_NI.T @ inputs_NI / len(inputs_NI)
+    errors = []
+    for chunk in (32, 192):  # six chunks, or all in one
+        monkeypatch.setattr("partwise.compress.gptq.CHUNK_INPUTS", chunk)
+        done = quantize_calibrated(weight_OI, moments_II, bits=4, block=32, is_symmetric=True)
+        errors.append(output_error(weight_OI, dequantize(done), inputs_NI))
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
