@@ -17,7 +17,16 @@ from typing import NoReturn, Protocol, cast
 from partwise.errors import PartwiseError, UsageError
 from partwise.version import __version__
 
-COMMAND_MODULES = ("generate", "plan", "model", "cluster", "probe", "server", "import_model")
+COMMAND_MODULES = (
+    "generate",
+    "plan",
+    "model",
+    "compress",
+    "cluster",
+    "probe",
+    "server",
+    "import_model",
+)
 """Files of this folder that hold a command, in the order in which help lists them."""
 
 SUMMARY = "Deploy one neural network in parts over several servers, and run it there."

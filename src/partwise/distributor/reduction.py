@@ -68,6 +68,12 @@ def list_reductions(problem: Problem) -> Iterator[Workload]:
                 yield replace(lowest, mlp_sparsity=sparsity)
 
 
+def name_reduction(precision: str, mlp_sparsity: float) -> str:
+    """What layers were reduced to, in the words of plans and of compression reports."""
+    removed = f" without {100 * mlp_sparsity:g} % of the MLP units"
+    return f"{precision}{removed if mlp_sparsity else ''}"
+
+
 def _describe(problem: Problem, workload: Workload) -> str:
     """What was reduced, and what the model and its largest layer take before and after."""
     limits = find_cache_limits(problem)
@@ -83,8 +89,7 @@ def _describe(problem: Problem, workload: Workload) -> str:
 
 
 def _say_reduced(workload: Workload) -> str:
-    removed = f" without {100 * workload.mlp_sparsity:g} % of the MLP units"
-    return f"reduced to {workload.precision}{removed if workload.mlp_sparsity else ''}"
+    return f"reduced to {name_reduction(workload.precision, workload.mlp_sparsity)}"
 
 
 def _measure(problem: Problem) -> tuple[float, float]:

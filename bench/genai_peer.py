@@ -1,0 +1,106 @@
+"""onnxruntime-genai's int4 model of the same weights: what its builder makes, and what that says.
+
+Shapes: N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.compress.blocks import Quantized, dequantize
+
+QKV = ("q_proj", "k_proj", "v_proj")
+
+
+def build(model: Path, folder: Path, *, block: int) -> None:
+    """Have the builder write its int4 model: symmetric blocks, round to nearest."""
+    options = (f"int4_block_size={block}", "int4_is_symmetric=true", "int4_accuracy_level=4")
+    command = (
+        sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-m", "unused",
+        "-o", str(folder), "-p", "int4", "-e", "cpu", "-c", str(folder / "cache"),
+        "--extra_options", *options,
+    )  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"the builder of onnxruntime-genai failed: {done.stderr[-2000:]}")
+
+
+class GenaiPredictions:
+    """See `Predictions`: the builder's graph, run by onnxruntime; logits of a window at a time."""
+
+    def __init__(self, folder: Path, windows: Sequence[Sequence[int]]) -> None:
+        import onnxruntime
+
+        decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
+        # Batch, KV heads, no past tokens, head size.
+        self._past = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
+
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
+        self._windows = windows
+        self._at: int | None = None
+        self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    def logits(self, window: int, start: int, stop: int) -> NDArray[np.float32]:
+        """See `Predictions.logits`."""
+        if window != self._at:
+            self._logits, self._at = self._run(self._windows[window]), window
+        return self._logits[start:stop].copy()
+
+    def _run(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        feed: dict[str, Any] = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, len(ids)), np.int64),
+        }
+        for entry in self._session.get_inputs():
+            if entry.name.startswith("past_key_values"):
+                feed[entry.name] = np.empty(self._past, np.float32)
+        logits: NDArray[np.float32] = self._session.run(["logits"], feed)[0][0]
+        return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenaiWeights:
+    """The builder's quantised matrices, dequantised by the names that the model gives them."""
+
+    graph: Any
+    block: int
+
+    @classmethod
+    def load(cls, folder: Path, block: int) -> GenaiWeights:
+        """Read the graph with its data."""
+        import onnx
+
+        return cls(graph=onnx.load(str(folder / "model.onnx")).graph, block=block)
+
+    def matrix(self, name: str) -> NDArray[np.float32]:
+        """A matrix such as ``layers.0.mlp.up_proj`` or ``lm_head``; q, k and v are one,
+        ``layers.0.attn.qkv_proj``."""
+        prefix = "lm_head" if name == "lm_head" else f"model.{name}"
+        packed, scales = (
+            self._array(f"{prefix}.MatMul.weight_{kind}") for kind in ("Q4", "scales")
+        )
+        return dequantize(
+            Quantized(packed=packed, scales=scales, zero_points=None, bits=4, block=self.block)
+        )
+
+    def _array(self, name: str) -> Any:
+        from onnx import numpy_helper
+
+        found = next(entry for entry in self.graph.initializer if entry.name == name)
+        return numpy_helper.to_array(found)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that the graph stores."""
+        return sum(self._array(entry.name).nbytes for entry in self.graph.initializer)

@@ -1,0 +1,1 @@
+"""The work of `partwise compress`: its steps, and its report."""
