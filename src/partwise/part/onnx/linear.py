@@ -1,0 +1,74 @@
+"""Linear layers as ONNX Runtime computes them: one product, in fp32 or on blocks of few bits.
+
+Shapes: I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.compress.blocks import quantize
+from partwise.part.onnx.graph import MICROSOFT, GraphWriter
+
+Floats = NDArray[np.float32]
+Read = Callable[[], Floats]
+
+BITS = {"int8": 8, "int4": 4}
+ACCURACY_LEVEL = 4
+"""Inputs are rounded to int8 by blocks, and products summed as integers: the fast kernels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """How the weights of linear layers are held. ``block`` and ``is_symmetric`` mean nothing in
+    fp32."""
+
+    precision: str
+    block: int
+    is_symmetric: bool
+
+
+class LinearWriter:
+    """Writes linear layers into a graph."""
+
+    def __init__(self, graph: GraphWriter, rounding: Rounding) -> None:
+        self._graph = graph
+        self._rounding = rounding
+
+    def write(self, name: str, value: str, weight_OI: Floats, bias_O: Floats | None) -> str:
+        """The name of ``value`` times the weight, plus the bias."""
+        bias = None if bias_O is None else self._graph.weight(f"{name}.bias", bias_O)
+        if self._rounding.precision == "fp32":
+            return self._plain(name, value, weight_OI, bias)
+        return self._rounded(name, value, weight_OI, bias)
+
+    def _plain(self, name: str, value: str, weight_OI: Floats, bias: str | None) -> str:
+        weight = self._graph.weight(f"{name}.weight", np.ascontiguousarray(weight_OI.T))
+        (product,) = self._graph.node("MatMul", [value, weight])
+        return product if bias is None else self._graph.node("Add", [product, bias])[0]
+
+    def _rounded(self, name: str, value: str, weight_OI: Floats, bias: str | None) -> str:
+        rounding, write = self._rounding, self._graph.weight
+        quantized = quantize(
+            weight_OI, BITS[rounding.precision], rounding.block, rounding.is_symmetric
+        )
+        inputs = [
+            value,
+            write(f"{name}.packed", quantized.packed),
+            write(f"{name}.scales", quantized.scales),
+        ]
+        if quantized.zero_points is not None:
+            inputs.append(write(f"{name}.zero_points", quantized.zero_points))
+        if bias is not None:
+            inputs += [""] * (5 - len(inputs)) + [bias]
+        num_outputs, num_inputs = weight_OI.shape
+        attributes = {"N": num_outputs, "K": num_inputs, "bits": quantized.bits}
+        (product,) = self._graph.node(
+            "MatMulNBits", inputs, domain=MICROSOFT, block_size=quantized.block,
+            accuracy_level=ACCURACY_LEVEL, **attributes,
+        )  # fmt: skip
+        return product
