@@ -7,6 +7,7 @@
     │   └── DamagedModel       a shard is missing, truncated or contradicts its header
     ├── StoreError             the parameter store cannot be read or written
     │   └── DigestMismatch     bytes differ from those first read
+    ├── CompressionError       weights cannot be compressed as asked
     ├── ClusterError           a cluster file or preset that describes no cluster
     ├── PlanError              a plan that does not tile the model, or for another model
     │   └── Infeasible         no plan fits the servers; says what is missing
@@ -54,6 +55,10 @@ class StoreError(PartwiseError):
 
 class DigestMismatch(StoreError):
     """Bytes differ from the digest recorded when they were first read."""
+
+
+class CompressionError(PartwiseError):
+    """Weights cannot be compressed as asked: the message says what would do."""
 
 
 class ClusterError(PartwiseError):

@@ -1,0 +1,1 @@
+"""Compression: smaller numbers, fewer neurons, and what each step costs in accuracy."""
