@@ -29,7 +29,8 @@ NAMES = [
 SIGNATURES = {
     "deploy": (
         "(model: 'str | Path', *, parts: 'int | None' = None, servers: 'Sequence[str]' = (),"
-        " plan: 'Plan | None' = None, options: 'DeployOptions' = {options}) -> 'Net'"
+        " plan: 'Plan | None' = None, version: 'int | None' = None,"
+        " options: 'DeployOptions' = {options}) -> 'Net'"
     ),
     "Net.generate": (
         "(self, prompt: 'str', *, max_tokens: 'int' = 256, chat: 'bool | None' = None) -> 'Answer'"

@@ -261,6 +261,7 @@ def deploy(
     parts: int | None = None,
     servers: Sequence[str] = (),
     plan: Plan | None = None,
+    version: int | None = None,
     options: DeployOptions = DeployOptions(),
 ) -> Net:
     """Deploy the model in the directory ``model`` and wait until every part is ready.
@@ -268,7 +269,8 @@ def deploy(
     ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
     elsewhere and see the model at the same path. A ``plan`` says which part goes to which
     server: an address among ``servers``, or "local-0" and so on; without one layers are
-    balanced by the bytes that a token reads, plus a constant for each block.
+    balanced by the bytes that a token reads, plus a constant for each block. ``version`` is that of
+    its parameters, as `partwise compress` makes them (default: the plan's, or the model's files).
 
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
@@ -276,7 +278,7 @@ def deploy(
         ModelError, PlanError: the model cannot be deployed so.
         LaunchError, RemoteError, PartFailed: a server did not get ready.
     """
-    return start(prepare(model, parts=parts, servers=servers, plan=plan), options)
+    return start(prepare(model, parts=parts, servers=servers, plan=plan, version=version), options)
 
 
 def start(prepared: Prepared, options: DeployOptions) -> Net:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from partwise.model.description import Model
 
 
-def plan_for_run(path: Path, cluster: Cluster) -> Plan:
+def plan_for_run(path: Path, cluster: Cluster, version: int = 0) -> Plan:
     """The plan for one stream over ``cluster`` that today's runners run: layers whole, in fp32.
+    ``version`` is that of the model's parameters.
 
     Raises:
         ModelError, PlanError: the model cannot be deployed so.
@@ -25,9 +26,9 @@ def plan_for_run(path: Path, cluster: Cluster) -> Plan:
     from partwise.distributor.problem import Problem
     from partwise.distributor.strategies import STRATEGIES
     from partwise.distributor.workload import Workload
-    from partwise.model import open_model
+    from partwise.store import open_version
 
-    model = open_model(path)
+    model = open_version(path, version)
     problem = Problem(
         model=model,
         cluster=cluster,

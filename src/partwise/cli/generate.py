@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.version import add_version, check_version
 from partwise.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="servers called HOST:PORT or local-0, local-1, ...; says what is expected of them",
     )
     add("--host", metavar="FILE", type=Path, help="the machine that --cluster local-N cuts")
+    add_version(parser)
     add("--token-file", metavar="FILE", type=Path, help="the cluster token of --servers")
     add(
         "--threads",
@@ -122,13 +124,18 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
     servers = args.servers.split(",") if args.servers is not None else []
     plan = read_plan(args.plan) if args.plan is not None else None
     if args.cluster is None:
-        return prepare(args.model, parts=args.parts, servers=servers, plan=plan), None
+        prepared = prepare(
+            args.model, parts=args.parts, servers=servers, plan=plan, version=args.model_version
+        )
+        return prepared, None
     cluster = open_cluster(args.cluster, host_file=args.host)
-    plan = plan or plan_for_run(args.model, cluster)
+    plan = plan or plan_for_run(args.model, cluster, args.model_version or 0)
     servers = servers or find_addresses(plan)
     if servers and args.token_file is None:
         raise UsageError("servers of the cluster that listen need --token-file, their token")
-    prepared = prepare(args.model, parts=args.parts, servers=servers, plan=plan)
+    prepared = prepare(
+        args.model, parts=args.parts, servers=servers, plan=plan, version=args.model_version
+    )
     threads = args.threads or (1 if args.deterministic else choose_threads(plan, cluster))
     expectation = Expectation(plan=plan, model=prepared.model, cluster=cluster, threads=threads)
     return prepared, expectation
@@ -147,6 +154,7 @@ def check_options(args: argparse.Namespace) -> None:
         value = getattr(args, option.replace("-", "_"))
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
+    check_version(args.model_version)
     if args.threads is not None and args.threads > MAX_THREADS:
         raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
     if args.step_timeout is not None and not 0 < args.step_timeout <= MAX_STEP_S:

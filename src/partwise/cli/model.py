@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from partwise.cli.version import add_version, open_chosen
+
 if TYPE_CHECKING:
     from partwise.model.description import Layer, Model
 
@@ -23,14 +25,13 @@ FP32_BYTES = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``partwise model``."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a Hugging Face model directory")
+    add_version(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description of a model."""
-    from partwise.model import open_model
-
-    model = open_model(args.model)
+    model = open_chosen(args)
     print(json.dumps(describe(model), indent=1) if args.json else render(model))
     return 0
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
+from partwise.cli.version import add_version, open_chosen
 from partwise.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,21 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" {DEFAULT_CONTEXT_TOKENS} at most)",
     )
     add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
+    add_version(parser)
     add_cluster_options(parser)
     add_strategy_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a plan, and write it where asked."""
-    from partwise.model import open_model
-
     for option in ("parts", "context", "sequences"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
     if args.cluster is None:
         refuse_cluster_options(args)
-    model = open_model(args.model)
+    model = open_chosen(args)
     context_tokens = choose_context(args.context, model)
     if args.cluster is None:
         plan_equal(args, model, context_tokens)

@@ -7,7 +7,7 @@ Shapes: O outputs, I inputs, B = I / block blocks of an output, b numbers of a b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,22 +45,24 @@ class Grid:
         """The largest number."""
         return (1 << self.bits) - 1
 
-    def number(self, values: NDArray[np.float32], block: int | slice) -> NDArray[np.float32]:
-        """The numbers nearest to ``values`` (O, ...) of one block, or of all: (O, B, b)."""
-        scales = self.scales[:, block, None] if isinstance(block, slice) else self.scales[:, block]
-        zeros = self._zeros_at(block)
-        numbers = np.rint(values / scales + zeros)
-        return np.clip(numbers, 0, self.largest, out=numbers)
+    def at(self, block: int) -> Grid:
+        """The grid of one block alone."""
+        zeros = None if self.zeros is None else self.zeros[:, block : block + 1]
+        return replace(self, scales=self.scales[:, block : block + 1], zeros=zeros)
 
-    def value(self, numbers: NDArray[np.float32], block: int | slice) -> NDArray[np.float32]:
-        """What ``numbers`` stand for; the shapes are those of `number`."""
-        scales = self.scales[:, block, None] if isinstance(block, slice) else self.scales[:, block]
-        return (numbers - self._zeros_at(block)) * scales
+    def numbers(self, values_OBb: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The numbers nearest to the values."""
+        numbers = np.rint(values_OBb / self.scales[..., None] + self._zeros)
+        clipped: NDArray[np.float32] = np.clip(numbers, 0, self.largest)
+        return clipped
 
-    def _zeros_at(self, block: int | slice) -> NDArray[np.float32] | np.float32:
-        if self.zeros is None:
-            return np.float32(1 << (self.bits - 1))
-        return self.zeros[:, block, None] if isinstance(block, slice) else self.zeros[:, block]
+    def values(self, numbers_OBb: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the numbers stand for."""
+        return (numbers_OBb - self._zeros) * self.scales[..., None]
+
+    @property
+    def _zeros(self) -> NDArray[np.float32] | np.float32:
+        return np.float32(1 << (self.bits - 1)) if self.zeros is None else self.zeros[..., None]
 
 
 def check_block(num_inputs: int, block: int, name: str = "the matrix") -> None:
@@ -145,5 +147,5 @@ def quantize(
 def round_to(weight_OI: NDArray[np.float32], grid: Grid) -> Quantized:
     """Each weight rounded to the nearest value of ``grid``."""
     outputs, inputs = weight_OI.shape
-    numbers = grid.number(weight_OI.reshape(outputs, -1, grid.block), slice(None))
+    numbers = grid.numbers(weight_OI.reshape(outputs, -1, grid.block))
     return encode(numbers.reshape(outputs, inputs), grid)

@@ -17,12 +17,14 @@ TOLERANCE = 2.0**-21
 """Of a block's largest magnitude: what computing ``d * q + m`` in fp32 leaves, and its undoing."""
 
 
-def find_grid(weight_OI: NDArray[np.float32], *, bits: int, block: int) -> Grid | None:
+def find_grid(
+    weight_OI: NDArray[np.float32], *, bits: int, block: int, any_zeros: bool = True
+) -> Grid | None:
     """A grid of ``bits`` that holds every value up to fp32 rounding; None where there is none.
 
-    Looked for: the symmetric grids of Q4_0 and Q8_0, whole numbers times a scale, and for 4 bits
-    that of Q4_1: any least value and up to 15 equal steps, so with zeros that are no whole
-    numbers.
+    Looked for: the symmetric grids of Q4_0 and Q8_0, whole numbers times a scale, and where
+    ``any_zeros`` may do, for 4 bits that of Q4_1: any least value and up to 15 equal steps, so
+    with zeros that are no whole numbers.
 
     Raises:
         CompressionError: the block does not divide the inputs, or a value is not finite.
@@ -33,7 +35,7 @@ def find_grid(weight_OI: NDArray[np.float32], *, bits: int, block: int) -> Grid 
     for grid in (symmetric, centred):
         if _worst(weight_OI, grid) <= TOLERANCE:
             return grid
-    return _find_steps(weight_OI, block) if bits == 4 else None
+    return _find_steps(weight_OI, block) if bits == 4 and any_zeros else None
 
 
 def _spanned(weight_OI: NDArray[np.float32], bits: int, block: int) -> Grid:
@@ -49,8 +51,7 @@ def _spanned(weight_OI: NDArray[np.float32], bits: int, block: int) -> Grid:
 def _worst(weight_OI: NDArray[np.float32], grid: Grid) -> float:
     """The largest error of rounding to ``grid``, in parts of its block's largest magnitude."""
     weight_OBb = weight_OI.reshape(weight_OI.shape[0], -1, grid.block)
-    every = slice(None)
-    error = np.abs(grid.value(grid.number(weight_OBb, every), every) - weight_OBb).max(axis=-1)
+    error = np.abs(grid.values(grid.numbers(weight_OBb)) - weight_OBb).max(axis=-1)
     largest = np.abs(weight_OBb).max(axis=-1)
     return float((error / np.where(largest > 0, largest, 1)).max())
 

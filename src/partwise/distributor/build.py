@@ -27,6 +27,7 @@ def identify(model: Model) -> ModelIdentity:
         architecture=model.architecture,
         fingerprint=model.fingerprint,
         num_layers=len(model.layers),
+        version=model.version,
     )
 
 

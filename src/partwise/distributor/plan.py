@@ -102,12 +102,13 @@ class Placement(Value, frozen=True, kw_only=True):
 
 
 class ModelIdentity(Value, frozen=True, kw_only=True):
-    """The model a plan is for."""
+    """The model a plan is for, and the version of its parameters in the store."""
 
     name: str
     architecture: str
     fingerprint: str
     num_layers: int
+    version: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Plan(Value, frozen=True, kw_only=True):

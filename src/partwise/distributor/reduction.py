@@ -65,14 +65,20 @@ def list_reductions(problem: Problem) -> Iterator[Workload]:
                 yield replace(lowest, mlp_sparsity=sparsity)
 
 
+def name_reduction(precision: str, mlp_sparsity: float) -> str:
+    """What layers were reduced to, in the words of plans and of compression reports."""
+    removed = f" without {100 * mlp_sparsity:g} % of the MLP units"
+    return f"{precision}{removed if mlp_sparsity else ''}"
+
+
 def _describe(problem: Problem, workload: Workload) -> str:
     """What was reduced, and what the model and its largest layer take before and after."""
     limits = find_cache_limits(problem)
     offered = limits or [problem.cluster.server(name).memory_bytes for name in problem.servers]
     before, after = (_measure(replace(problem, workload=w)) for w in (problem.workload, workload))
-    removed = f" without {100 * workload.mlp_sparsity:g} % of the MLP units"
+    reduced = name_reduction(workload.precision, workload.mlp_sparsity)
     return (
-        f"reduced to {workload.precision}{removed if workload.mlp_sparsity else ''}, as allowed:"
+        f"reduced to {reduced}, as allowed:"
         f" the model takes {say_bytes(after[0])} instead of {say_bytes(before[0])}, its largest"
         f" layer {say_bytes(after[1])} instead of {say_bytes(before[1])}; the servers offer"
         f" {say_bytes(sum(offered))} of {'memory' if limits is None else 'cache'}, at most"

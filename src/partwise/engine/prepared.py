@@ -11,8 +11,9 @@ from partwise.distributor import Plan, balance_layers, check_whole, verify_plan
 from partwise.engine.sequence import Request
 from partwise.engine.text import Text
 from partwise.errors import PromptError, UsageError
-from partwise.model import Model, open_model
+from partwise.model import Model
 from partwise.remote.transport import Address, parse_address
+from partwise.store import open_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +69,26 @@ class Prepared:
 
 
 def prepare(
-    model: str | Path, *, parts: int | None, servers: Sequence[str], plan: Plan | None
+    model: str | Path,
+    *,
+    parts: int | None,
+    servers: Sequence[str],
+    plan: Plan | None,
+    version: int | None = None,
 ) -> Prepared:
-    """Check what a model is to be deployed with, and plan it if no plan is given.
+    """Check what a model is to be deployed with, and plan it if no plan is given. ``version``
+    is that of its parameters (None: the plan's, or the model's own files).
 
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
-            cannot all reach each other.
+            cannot all reach each other, or the plan is for another version.
         ModelError, PlanError: the model cannot be deployed so.
+        StoreError: there is no such version.
     """
     path = Path(model).resolve()
     addresses = read_addresses(servers)
     _check_counts(parts, list(addresses), plan)
-    described = open_model(path)
+    described = open_version(path, _choose_version(version, plan))
     names = list(addresses) or _name_local(parts or 1, plan)
     if plan is None:
         plan = balance_layers(described, names)
@@ -88,6 +96,18 @@ def prepare(
         verify_plan(plan, described, names)
         check_whole(plan)
     return Prepared(path=path, model=described, plan=plan, text=Text(path), addresses=addresses)
+
+
+def _choose_version(version: int | None, plan: Plan | None) -> int:
+    """The version of the parameters that is asked for, by itself or by the plan."""
+    if plan is None:
+        return version or 0
+    if version not in (None, plan.model.version):
+        raise UsageError(
+            f"version {version} is asked for and the plan is for version {plan.model.version}:"
+            " give one or the other"
+        )
+    return plan.model.version
 
 
 def read_addresses(servers: Sequence[str]) -> dict[str, Address]:

@@ -109,7 +109,8 @@ class CutTensor:
 class Model:
     """A model described without its weights.
 
-    ``layers`` are in topological order; cut i lies before layer i, and ``cut_tensors`` cross
+    ``version`` is that of its parameters in the store: 0 are the model's own files. ``layers`` are
+    in topological order; cut i lies before layer i, and ``cut_tensors`` cross
     each of them (every family so far lets the hidden state alone cross). ``config_digest``
     stands for the values in its config, from which runners build its layers.
     """
@@ -122,6 +123,7 @@ class Model:
     vocab_size: int
     hidden_size: int
     config_digest: str
+    version: int = 0
 
     @cached_property
     def num_parameters(self) -> int:

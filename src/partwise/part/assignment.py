@@ -12,11 +12,11 @@ from partwise.distributor.plan import Plan, decode_plan
 from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
 from partwise.errors import LaunchError
-from partwise.model import Model, open_model
+from partwise.model import Model
 from partwise.part.machine import Assigned
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.remote.messages import MAX_THREADS, Assign
-from partwise.store import Store
+from partwise.store import Store, open_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Assignment:
         Raises:
             Exception: whatever the runner or the store raises.
         """
-        with Store.open(self.model_path) as store:
+        with Store.open(self.model_path, self.model.version) as store:
             options = RunnerOptions(
                 plan=self.plan,
                 part=self.part,
@@ -75,7 +75,7 @@ def open_assignment(assign: Assign) -> Assignment:
         )
     plan = decode_plan(assign.plan)
     plan.stage_of(assign.part)
-    model = open_model(assign.model_path)
+    model = open_version(assign.model_path, plan.model.version)
     verify_plan(plan, model)
     check_whole(plan)
     return Assignment(

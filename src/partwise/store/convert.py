@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 STORED_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 """How numpy sees the bytes of each dtype; it has no BF16, which is the upper half of an fp32."""
 
+ELEMENTS = STORED_DTYPES | {"U8": "|u1"}
+"""With the numbers of quantised matrices, which are never read as fp32 by themselves."""
+
 
 FP32_MAX = float(np.finfo(np.float32).max)
 
 
-def convert_into(target: NDArray[np.float32], raw: NDArray[Any], dtype: str) -> None:
-    """Write ``raw``, elements of stored ``dtype`` as `STORED_DTYPES` shows them, as fp32.
+def convert_into(target: NDArray[Any], raw: NDArray[Any], dtype: str) -> None:
+    """Write ``raw``, elements of stored ``dtype`` as `ELEMENTS` shows them, to ``target``: fp32,
+    or for U8 bytes.
 
     Raises:
         FloatingPointError: an F64 element is finite but beyond fp32.

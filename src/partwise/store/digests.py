@@ -7,6 +7,7 @@ manifest; many processes add to it, each merging what it has read. Nothing here 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,10 @@ class DigestBook:
         elif digests[block] != digest:
             raise self._mismatch(name, block, "differs from its digest of the first read")
 
+    def known(self, name: str) -> list[str | None]:
+        """The digests of a tensor's blocks, as far as they are on record."""
+        return list(self._known.get(name) or self._blank(name))
+
     def flush(self) -> None:
         """Add what was recorded since the last flush to the side file.
 
@@ -93,6 +98,14 @@ class DigestBook:
             replace_file(self.path, self._encode(merged))
         self._known = merged
         self._unsaved = {}
+
+    def write(self, sha256: Mapping[str, Sequence[str | None]]) -> None:
+        """Make ``sha256`` the digests of a version whose manifest is not in place yet.
+
+        Raises:
+            StoreError: the side file cannot be written.
+        """
+        replace_file(self.path, self._encode({name: list(d) for name, d in sha256.items()}))
 
     def _blank(self, name: str) -> list[str | None]:
         return [None] * -(-self._manifest.tensors[name].num_bytes // self.block_bytes)

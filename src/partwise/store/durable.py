@@ -75,7 +75,7 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as exc:
         raise StoreError(
             f"cannot write {path} ({len(data)} bytes): {exc.strerror}; free space or permit writing"
@@ -94,7 +94,8 @@ def remove_file(path: Path) -> None:
         raise StoreError(f"cannot remove {path}: {exc.strerror}; remove it by hand") from exc
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

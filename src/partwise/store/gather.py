@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partwise.store.boxes import Box, flat_span, overlap, size_of, split_flat, within
-from partwise.store.convert import STORED_DTYPES, convert_into
+from partwise.store.convert import ELEMENTS, convert_into
 from partwise.store.manifest import StoredTensor
 
 
@@ -43,15 +44,13 @@ def wanted_blocks(
             yield block, pieces
 
 
-def scatter(
-    raw: memoryview, pieces: list[Piece], dtype: str, box: Box, out: NDArray[np.float32]
-) -> None:
+def scatter(raw: memoryview, pieces: list[Piece], dtype: str, box: Box, out: NDArray[Any]) -> None:
     """Write what is wanted of a block's bytes to its place in ``out``, which holds ``box``.
 
     Raises:
         FloatingPointError: as `convert_into`.
     """
-    elements = np.frombuffer(raw, dtype=STORED_DTYPES[dtype])
+    elements = np.frombuffer(raw, dtype=ELEMENTS[dtype])
     for piece in pieces:
         flat = elements[piece.start : piece.start + size_of(piece.held)]
         held = flat.reshape([len(axis) for axis in piece.held])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from partwise.errors import StoreError
@@ -23,8 +24,8 @@ def version_folder(model: Path, version: int) -> Path:
         StoreError: neither the model's directory nor the user's cache can be written.
     """
     refused: list[str] = []
-    for root in (_beside, _in_cache):
-        folder = root(model) / "versions" / f"{version:08d}"
+    for root in roots_of(model):
+        folder = root / "versions" / f"{version:08d}"
         try:
             _prove_writable(folder)
         except OSError as exc:
@@ -37,6 +38,16 @@ def version_folder(model: Path, version: int) -> Path:
         f"no permission to write the store in {' or '.join(refused)}: "
         "permit one of them, or set XDG_CACHE_HOME to a folder of yours"
     )
+
+
+def roots_of(model: Path) -> Iterator[Path]:
+    """Where a store of ``model`` may be, the best place first.
+
+    Raises:
+        StoreError: the second is asked for, and this user has no home directory.
+    """
+    yield _beside(model)
+    yield _in_cache(model)
 
 
 def _beside(model: Path) -> Path:

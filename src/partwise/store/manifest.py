@@ -1,8 +1,9 @@
 """The manifest: what a version of the parameters consists of, and in which bytes it lies.
 
-Version 0 refers to the model's own shards; nothing is copied. A later version will name
-shards of its own for what changed, in the same fields. Digests are not here: they become
-known when bytes are first read, so they live in a side file (`digests.py`).
+Version 0 refers to the model's own shards; nothing is copied. A later version names shards of
+its own for what changed, in the same fields, and says how it was made. Digests are not here:
+those of version 0 become known when bytes are first read, so they live in a side file
+(`digests.py`).
 """
 
 from __future__ import annotations
@@ -41,13 +42,49 @@ class StoredTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shape: tuple[int, ...]
 
 
+class QuantizedTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A matrix whose bytes are the tensors NAME.packed, NAME.scales and, where it has zero points,
+    NAME.zero_points, as `Quantized` lays them out. ``shape`` is the parameter's; where it
+    ``is_transposed`` its inputs come first and the stored matrix is the other way round."""
+
+    bits: int
+    block: int
+    shape: tuple[int, int]
+    has_zero_points: bool = False
+    is_transposed: bool = False
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the names of its tensors end with."""
+        return (".packed", ".scales", ".zero_points")[: 2 + self.has_zero_points]
+
+
+class Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a later version was made. ``config`` holds the values of config.json that differ from
+    the model's own; ``quantized`` the parameters that are not stored as they are."""
+
+    parent: int
+    recipe: str
+    config: dict[str, int | float | str | bool]
+    quantized: dict[str, QuantizedTensor]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The tensors of one version. Equal manifests refer to the same layout of bytes."""
+    """The tensors of one version. Equal manifests refer to the same layout of bytes.
+
+    ``derivation`` is there in every version but 0.
+    """
 
     format: int = MANIFEST_FORMAT
     version: int
     shards: tuple[Shard, ...]
     tensors: dict[str, StoredTensor]
+    derivation: Derivation | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def quantized(self) -> dict[str, QuantizedTensor]:
+        """The parameters that are stored as whole numbers, by name."""
+        return self.derivation.quantized if self.derivation else {}
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -92,8 +129,8 @@ def refer_to(model: Path) -> Manifest:
     files = sorted({_relative(model, entry) for entry in entries.values()})
     return Manifest(
         version=0,
-        shards=tuple(_shard(model, file) for file in files),
-        tensors={name: _stored(model, entry) for name, entry in entries.items()},
+        shards=tuple(describe_shard(model, file) for file in files),
+        tensors={name: describe_stored(model, entry) for name, entry in entries.items()},
     )
 
 
@@ -120,7 +157,8 @@ def _relative(model: Path, entry: TensorEntry) -> str:
     return (file.relative_to(model) if file.is_relative_to(model) else file).as_posix()
 
 
-def _stored(model: Path, entry: TensorEntry) -> StoredTensor:
+def describe_stored(model: Path, entry: TensorEntry) -> StoredTensor:
+    """Where a tensor that a header describes lies, seen from the model's directory."""
     return StoredTensor(
         file=_relative(model, entry),
         offset=entry.offset,
@@ -130,7 +168,12 @@ def _stored(model: Path, entry: TensorEntry) -> StoredTensor:
     )
 
 
-def _shard(model: Path, name: str) -> Shard:
+def describe_shard(model: Path, name: str) -> Shard:
+    """A shard of the model's directory, or of an absolute path.
+
+    Raises:
+        DamagedModel: it cannot be read.
+    """
     try:
         with (model / name).open("rb") as file:
             length = file.read(_LENGTH_BYTES)

@@ -93,7 +93,8 @@ def pack(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return numbers
     if numbers.shape[-1] % 2:
         numbers = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 1)])
-    return numbers[..., ::2] | (numbers[..., 1::2] << 4)
+    high: NDArray[np.uint8] = numbers[..., 1::2] << np.uint8(4)
+    return numbers[..., ::2] | high
 
 
 def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:

@@ -1,14 +1,15 @@
-"""Reads any slice of any tensor of a model, as checked fp32.
+"""Reads any slice of any tensor of a model, as checked fp32; quantised ones as they are, too.
 
-Does not write parameters: committing a new version is another component.
+Does not write parameters: `writer.py` does.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,13 @@ from partwise.errors import StoreError
 from partwise.store.aligned import aligned_empty
 from partwise.store.blocks import copy_block, opened, scratch
 from partwise.store.boxes import Box, box_of, size_of
-from partwise.store.convert import FP32_MAX, STORED_DTYPES
+from partwise.store.convert import ELEMENTS, FP32_MAX, STORED_DTYPES
 from partwise.store.digests import BLOCK_BYTES, DigestBook
 from partwise.store.gather import scatter, wanted_blocks
 from partwise.store.location import version_folder
-from partwise.store.manifest import Manifest, StoredTensor, adopt, refer_to
+from partwise.store.manifest import Manifest, QuantizedTensor, StoredTensor, adopt, refer_to
+from partwise.store.quantized import Quantized, dequantize
+from partwise.store.versions import find_version, read_version_config
 
 
 class Store:
@@ -39,15 +42,19 @@ class Store:
         self._book = book
 
     @classmethod
-    def open(cls, path: Path, *, block_bytes: int = BLOCK_BYTES) -> Store:
-        """Open a model directory as version 0 of its store; writes its manifest if needed.
+    def open(cls, path: Path, version: int = 0, *, block_bytes: int = BLOCK_BYTES) -> Store:
+        """Open a version of a model directory's store; 0, its own files, gets its manifest here.
 
         Raises:
             ModelError: the directory holds no weights, or damaged ones.
-            StoreError: what the store keeps is invalid, or can be written nowhere.
+            StoreError: what the store keeps is invalid, or can be written nowhere; there is no
+                such version.
         """
         if block_bytes <= 0 or block_bytes % 8:
             raise ValueError(f"block_bytes is {block_bytes}, elements of 8 bytes must fit")
+        if version:
+            location, manifest = find_version(path, version)
+            return cls(path, location, manifest, DigestBook(location, manifest, block_bytes))
         manifest = refer_to(path)
         location = version_folder(path, 0)
         adopt(manifest, location)
@@ -66,18 +73,63 @@ class Store:
         """
         return self._location
 
+    @property
+    def config(self) -> dict[str, object]:
+        """The content of config.json as it is for this version.
+
+        Raises:
+            ModelError: there is no valid config.json.
+        """
+        return read_version_config(self._model, self._manifest)
+
     def num_bytes(self, name: str) -> int:
         """The stored bytes of a tensor.
 
         Raises:
             StoreError: there is no such tensor.
         """
+        quantized = self._manifest.quantized.get(name)
+        if quantized is not None:
+            return sum(self.num_bytes(name + suffix) for suffix in quantized.suffixes)
         return self._tensor(name).num_bytes
+
+    def read_quantized(
+        self, name: str, start: int = 0, stop: int | None = None
+    ) -> Quantized | None:
+        """A matrix as it is stored, or its outputs ``start:stop`` alone; None where it is not
+        quantised, for `read` then gives it as it is. The arrays are aligned to 64 bytes.
+
+        Raises:
+            StoreError, DamagedModel, DigestMismatch: as `read`.
+        """
+        stored = self._manifest.quantized.get(name)
+        if stored is None:
+            self._tensor(name)
+            return None
+        rows = (slice(start, stop),)
+        arrays = [self._read_raw(name + suffix, rows) for suffix in stored.suffixes]
+        return Quantized(
+            packed=arrays[0],
+            scales=arrays[1],
+            zero_points=arrays[2] if stored.has_zero_points else None,
+            bits=stored.bits,
+            block=stored.block,
+        )
+
+    def digests(self, name: str) -> list[str | None]:
+        """The digests of a tensor's blocks, those that nobody has read yet are None.
+
+        Raises:
+            StoreError: there is no such tensor.
+        """
+        self._tensor(name)
+        return self._book.known(name)
 
     def read(self, name: str, slices: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
         """A tensor, or the elements that one slice per axis selects, as a new array.
 
-        The array is C-contiguous, and its base is aligned to 64 bytes.
+        The array is C-contiguous, and its base is aligned to 64 bytes. A quantised matrix is
+        dequantised, of its outputs just those that are wanted.
 
         Raises:
             DigestMismatch: a block is not what it was when first read.
@@ -85,8 +137,37 @@ class Store:
             StoreError: no such tensor, a slice out of range, a dtype without fp32 values, or
                 no permission.
         """
-        box = self._box(name, slices)
-        out = aligned_empty([len(axis) for axis in box], np.float32)
+        quantized = self._manifest.quantized.get(name)
+        if quantized is not None:
+            return self._dequantize(name, quantized, slices)
+        return self._read_raw(name, slices, STORED_DTYPES)
+
+    def _dequantize(
+        self, name: str, stored: QuantizedTensor, slices: tuple[slice, ...] | None
+    ) -> NDArray[np.float32]:
+        box = box_of(name, stored.shape, slices)
+        outputs, inputs = reversed(box) if stored.is_transposed else box
+        held = self.read_quantized(name, outputs.start, outputs.stop)
+        assert held is not None
+        weight_OI = dequantize(held)
+        if not stored.is_transposed and len(inputs) == stored.shape[1]:
+            return weight_OI
+        weight_OI = weight_OI[:, inputs.start : inputs.stop]
+        wanted = weight_OI.T if stored.is_transposed else weight_OI
+        out = aligned_empty(wanted.shape, np.float32)
+        np.copyto(out, wanted)
+        return out
+
+    def _read_raw(
+        self,
+        name: str,
+        slices: tuple[slice, ...] | None,
+        dtypes: Mapping[str, str] = ELEMENTS,
+    ) -> NDArray[Any]:
+        """Elements of a tensor of one of ``dtypes``: bytes as bytes, all others as fp32."""
+        box = self._box(name, slices, dtypes)
+        is_bytes = self._tensor(name).dtype == "U8"
+        out = aligned_empty([len(axis) for axis in box], np.uint8 if is_bytes else np.float32)
         self._read(name, box, out)
         return out
 
@@ -124,16 +205,16 @@ class Store:
             )
         return tensor
 
-    def _box(self, name: str, slices: tuple[slice, ...] | None) -> Box:
+    def _box(self, name: str, slices: tuple[slice, ...] | None, dtypes: Mapping[str, str]) -> Box:
         tensor = self._tensor(name)
-        if tensor.dtype not in STORED_DTYPES:
+        if tensor.dtype not in dtypes:
             raise StoreError(
                 f"tensor {name!r} is stored as {tensor.dtype}: only "
                 f"{', '.join(STORED_DTYPES)} are read as fp32"
             )
         return box_of(name, tensor.shape, slices)
 
-    def _read(self, name: str, box: Box, out: NDArray[np.float32]) -> None:
+    def _read(self, name: str, box: Box, out: NDArray[Any]) -> None:
         if not size_of(box):
             return
         tensor = self._tensor(name)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from partwise.errors import NotFinite
-from partwise.model import Layer, LayerKind, read_config
+from partwise.model import Layer, LayerKind
 from partwise.part.runner import RunnerOptions
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
-from partwise.part.torch.linear import with_few_rows_linear
+from partwise.part.torch.modules import build_module
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 
@@ -35,7 +35,7 @@ class TorchRunner:
         model = options.model
         self._part = options.part
         self._where = model.describe_range(stage.start, stage.stop)
-        self._family = torch_family(model.architecture, read_config(options.model_path))
+        self._family = torch_family(model.architecture, options.store.config)
         self._layers = model.layers[stage.start : stage.stop]
         before = sum(layer.kind is LayerKind.BLOCK for layer in model.layers[: stage.start])
         weights = _Weights(options, self._layers)
@@ -154,12 +154,8 @@ class _Weights:
 
     def fill(self, family: TorchFamily, layer: Layer, block: int) -> nn.Module:
         """The module of ``layer`` with its weights."""
-        with torch.device("meta"):
-            module = with_few_rows_linear(family.module(layer, block))
-        prefix = family.prefix(layer)
-        state = {p.name.removeprefix(prefix): self._tensor(p.stored_name) for p in layer.parameters}
-        module.load_state_dict(state, strict=True, assign=True)
-        return module.requires_grad_(False).eval()
+        tensors = {p.name: self._tensor(p.stored_name) for p in layer.parameters}
+        return build_module(family, layer, block, tensors)
 
     def _tensor(self, stored_name: str) -> Tensor:
         if stored_name not in self._read:
