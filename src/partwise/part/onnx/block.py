@@ -33,9 +33,7 @@ class Residual:
 class BlockWriter:
     """Writes norms and halves of blocks into a graph; ``read`` gives a parameter's values."""
 
-    def __init__(
-        self, graph: GraphWriter, linear: LinearWriter, shape: Shape, read: Read
-    ) -> None:
+    def __init__(self, graph: GraphWriter, linear: LinearWriter, shape: Shape, read: Read) -> None:
         self._graph = graph
         self._linear = linear
         self._shape = shape
@@ -82,9 +80,7 @@ class BlockWriter:
             scale=shape.head_size**-0.5,
             do_rotary=1,
         )
-        return Residual(
-            value=residual.value, pending=self._project(layer, attended, "o_proj", ())
-        )
+        return Residual(value=residual.value, pending=self._project(layer, attended, "o_proj", ()))
 
     def write_mlp(self, layer: Layer, residual: Residual) -> Residual:
         """The gated MLP of ``layer``."""

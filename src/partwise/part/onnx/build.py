@@ -1,104 +1,132 @@
-"""From a part's layers in the store to its graph, layer by layer.
+"""Builds what a part's graph consists of as files of a folder, with their digests.
 
-No more than one layer's parameters are in memory at a time.
-
-Shapes: B rows, T tokens of each, R tokens whose logits are wanted, C capacity of the caches.
+Nothing is in force before the caller says so; what was written of a failed build is removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from partwise.errors import StoreError
+from partwise.model import Layer, LayerKind, read_config
+from partwise.part.onnx.cache import BUILDER_VERSION, DATA_SUFFIX, CachedFile, Record, SourceFile
+from partwise.part.onnx.graph import GraphWriter, HashedFile
+from partwise.part.onnx.layers import Source, write_graph
+from partwise.part.onnx.rounding import Rounding
+from partwise.part.runner import RunnerOptions
 
-from partwise.model import Layer, LayerKind, Model, Parameter
-from partwise.part.onnx.block import BlockWriter, Residual
-from partwise.part.onnx.graph import GraphWriter
-from partwise.part.onnx.linear import LinearWriter, Rounding
-from partwise.part.onnx.rotary import rotary_tables
-from partwise.part.onnx.shape import Shape
-from partwise.store import Store
+_TABLE_ROWS = 4096
+"""Of the embedding that are in memory at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What a graph is built from: ``layers`` of the model, at a precision.
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """Counts the bytes of parameters that were read."""
 
-    ``on_read`` is called with the elements of each parameter that was read, and may raise.
+    options: RunnerOptions
+    total_bytes: int
+    done_bytes: int = field(default=0)
+
+    def add(self, num_elements: int) -> None:
+        self.done_bytes += 4 * num_elements
+        self.options.on_progress(self.done_bytes, self.total_bytes)
+
+
+def build(
+    options: RunnerOptions, rounding: Rounding, folder: Path, sources: tuple[SourceFile, ...]
+) -> Record:
+    """Write the graph of a part's layers and its embedding's table into ``folder``.
+
+    Raises:
+        StoreError: a file cannot be written, or the model cannot be read.
     """
-
-    model: Model
-    config: Mapping[str, Any]
-    layers: Sequence[Layer]
-    rounding: Rounding
-    store: Store
-    on_read: Callable[[int], None]
-
-    def read(self, parameter: Parameter) -> NDArray[np.float32]:
-        """The values of a parameter."""
-        values = self.store.read(parameter.stored_name)
-        self.on_read(parameter.num_elements)
-        return values
-
-
-def write_graph(graph: GraphWriter, source: Source) -> None:
-    """Write all layers but the embedding, which is looked up outside, into ``graph``.
-
-    Inputs: ``hidden`` (B, T, width); with blocks ``lengths`` int32 (B), the tokens of each row
-    so far and new less one, ``total`` int32 (), the largest of them plus one, and the caches;
-    with a head ``asking`` int64 (R), the tokens, counted over all rows, whose logits are
-    wanted. Output: ``out`` (B, T, width), or with a head (R, vocabulary).
-    """
-    shape = Shape.read(source.model, source.config)
-    writer = BlockWriter(graph, LinearWriter(graph, source.rounding), shape, source.read)
-    residual = Residual(value=graph.input("hidden", ("B", "T", shape.hidden_size)))
-    blocks = [layer for layer in source.layers if layer.kind is LayerKind.BLOCK]
-    if blocks:
-        _declare_caches(graph, source, shape, len(blocks))
-    for index, layer in enumerate(blocks):
-        residual = writer.write_attention(layer, index, residual)
-        residual = writer.write_mlp(layer, residual)
-    _write_end(graph, source, writer, residual)
+    stage = options.plan.stage_of(options.part)
+    layers = options.model.layers[stage.start : stage.stop]
+    total_bytes = 4 * sum(layer.num_elements for layer in layers)
+    progress = _Progress(options=options, total_bytes=total_bytes)
+    files = _Files(folder)
+    try:
+        with _translated(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            embedding = next((x for x in layers if x.kind is LayerKind.EMBEDDING), None)
+            table = embedding and _write_table(files, options, embedding, progress)
+            others = [layer for layer in layers if layer is not embedding]
+            graph = weights = None
+            if others:
+                source = Source(
+                    model=options.model, config=read_config(options.model_path), layers=others,
+                    rounding=rounding, store=options.store, on_read=progress.add,
+                )  # fmt: skip
+                graph, weights = _write_graph(files, source)
+    except BaseException:
+        files.remove()
+        raise
+    return Record(
+        builder=BUILDER_VERSION, sources=sources, graph=graph, weights=weights, table=table
+    )
 
 
-def _write_end(
-    graph: GraphWriter, source: Source, writer: BlockWriter, residual: Residual
-) -> None:
-    """The layers after the blocks, and the output."""
-    by_kind = {layer.kind: layer for layer in source.layers}
-    norm, head = by_kind.get(LayerKind.NORM), by_kind.get(LayerKind.HEAD)
-    width: int = source.model.hidden_size
-    if head is not None:
-        residual = Residual(value=_gather_asking(graph, writer.write_sum(residual), width))
-    if norm is not None:
-        normed, _ = writer.write_norm(norm.parameters[0], residual)
-        residual = Residual(value=normed)
-    value = writer.write_sum(residual)
-    if head is not None:
-        value = writer.write_head(head, value)
-    graph.named_node("Identity", [value], ["out"])
-    graph.output("out", ("R", source.model.vocab_size) if head else ("B", "T", width))
+def _write_graph(files: _Files, source: Source) -> tuple[CachedFile, CachedFile]:
+    with files.new("weights") as (name, file):
+        graph = GraphWriter(file, name)
+        write_graph(graph, source)
+        weights = files.finish(name, file)
+    with files.new("graph") as (name, file):
+        file.write(graph.encode("partwise"))
+        return files.finish(name, file), weights
 
 
-def _gather_asking(graph: GraphWriter, value: str, width: int) -> str:
-    """The tokens that ask for logits, of all rows."""
-    asking = graph.input("asking", ("R",), "int64")
-    flat = graph.weight("flat", np.array([-1, width], np.int64))
-    (tokens,) = graph.node("Reshape", [value, flat])
-    return graph.node("Gather", [tokens, asking], axis=0)[0]
+def _write_table(
+    files: _Files, options: RunnerOptions, embedding: Layer, progress: _Progress
+) -> CachedFile:
+    table = embedding.parameters[0]
+    num_rows, width = table.shape
+    with files.new("table") as (name, file):
+        for start in range(0, num_rows, _TABLE_ROWS):
+            stop = min(start + _TABLE_ROWS, num_rows)
+            rows = (slice(start, stop), slice(0, width))
+            file.write(memoryview(options.store.read(table.stored_name, rows)).cast("B"))
+            progress.add((stop - start) * width)
+        return files.finish(name, file)
 
 
-def _declare_caches(graph: GraphWriter, source: Source, shape: Shape, num_blocks: int) -> None:
-    graph.input("lengths", ("B",), "int32")
-    graph.input("total", (), "int32")
-    cosines, sines = rotary_tables(source.config, shape.head_size, shape.context_tokens)
-    graph.weight("cosines", cosines)
-    graph.weight("sines", sines)
-    cache = ("B", shape.num_kv_heads, "C", shape.head_size)
-    for index in range(num_blocks):
-        for name in (f"{index}_key", f"{index}_value"):
-            graph.input(f"past_{name}", cache)
-            graph.output(f"present_{name}", cache)
+class _Files:
+    """New files of a folder, under names that nobody else has."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: list[Path] = []
+
+    @contextlib.contextmanager
+    def new(self, role: str) -> Iterator[tuple[str, HashedFile]]:
+        name = f"{role}-{secrets.token_hex(6)}{DATA_SUFFIX}"
+        path = self._folder / name
+        self._paths.append(path)
+        with HashedFile(path) as file:
+            yield name, file
+
+    def finish(self, name: str, file: HashedFile) -> CachedFile:
+        """Sync a file of which all was written."""
+        os.fsync(file.fileno())
+        return CachedFile(name=name, num_bytes=file.num_bytes, sha256=file.sha256)
+
+    def remove(self) -> None:
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StoreError(
+            f"cannot build a graph in {folder}: {exc.strerror}; free space or permit writing, what"
+            " runs on the graphs that are there goes on"
+        ) from exc

@@ -5,31 +5,18 @@ Shapes: I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partwise.compress.blocks import quantize
 from partwise.part.onnx.graph import MICROSOFT, GraphWriter
+from partwise.part.onnx.rounding import Rounding
 
 Floats = NDArray[np.float32]
-Read = Callable[[], Floats]
 
-BITS = {"int8": 8, "int4": 4}
 ACCURACY_LEVEL = 4
 """Inputs are rounded to int8 by blocks, and products summed as integers: the fast kernels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rounding:
-    """How the weights of linear layers are held. ``block`` and ``is_symmetric`` mean nothing in
-    fp32."""
-
-    precision: str
-    block: int
-    is_symmetric: bool
 
 
 class LinearWriter:
@@ -54,7 +41,10 @@ class LinearWriter:
     def _rounded(self, name: str, value: str, weight_OI: Floats, bias: str | None) -> str:
         rounding, write = self._rounding, self._graph.weight
         quantized = quantize(
-            weight_OI, BITS[rounding.precision], rounding.block, rounding.is_symmetric
+            weight_OI,
+            bits=rounding.bits,
+            block=rounding.block,
+            is_symmetric=rounding.is_symmetric,
         )
         inputs = [
             value,
