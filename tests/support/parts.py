@@ -164,6 +164,7 @@ class CountingRunner:
     """Computes nothing: the pick after token t is t + 1. ``released`` collects sequences."""
 
     weight_bytes = 0
+    notes = ()
 
     def __init__(self, options: RunnerOptions, on_pass: Hook) -> None:
         stage = options.plan.stage_of(options.part)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.computing import add_precision, add_runner, read_wish, say_choice
 from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
 from partwise.cli.version import add_version, open_chosen
@@ -54,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
     add_version(parser)
+    add_precision(parser)
+    add_runner(parser)
     add_cluster_options(parser)
     add_strategy_options(parser)
 
@@ -71,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is None:
         plan_equal(args, model, context_tokens)
     else:
+        from partwise.cli.computing import refuse_runner
         from partwise.cli.planning.cluster import plan_cluster
 
+        refuse_runner(args)
         plan_cluster(args, model, context_tokens)
     return 0
 
@@ -96,14 +101,18 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
     """Print and write the plan for servers that are taken as equal."""
     from partwise.cli.planning.answer import write_files
     from partwise.cli.planning.equal import describe_bytes, render_bytes, render_replicated
-    from partwise.distributor import balance_layers
+    from partwise.distributor import balance_layers, choose_runner
     from partwise.distributor.picture import arrange
 
-    plan = balance_layers(model, name_servers(args))
+    choice = choose_runner(model, read_wish(args))
+    plan = balance_layers(
+        model, name_servers(args), precision=choice.precision, runner=choice.runner
+    )
     document = describe_bytes(plan, model, context_tokens, args.sequences)
     heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
     write_files(args, plan, arrange(plan, model), heading, [])
     print(json.dumps(document, indent=1) if args.json else render_bytes(document))
+    say_choice(plan, choice.reason)
     for row in document["replicated"]:
         print(render_replicated(row), file=sys.stderr)
 

@@ -30,7 +30,6 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     add("--goal", choices=GOALS, help="default: latency for one stream, throughput for more")
     add("--compare", action="store_true", help="all strategies and one machine, side by side")
     add("--streams", metavar="N,...", help="decoded at a time; a plan for each (default: 1)")
-    add("--precision", metavar="P", help="of the weights (default: fp32)")
     add("--allow", metavar="WORD,...", help=f"for layers too large: {', '.join(ALLOWED)}")
     add("--train", action="store_true", help="training, on microbatches of --sequences")
     add("--checkpointing", action="store_true", help="training computes activations again")
@@ -42,7 +41,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: the first such option.
     """
-    names = ("host", "only", "strategy", "goal", "compare", "streams", "precision", "allow")
+    names = ("host", "only", "strategy", "goal", "compare", "streams", "allow")
     for name in (*names, "train", "checkpointing", *(option.name for option in STRATEGY_OPTIONS)):
         if getattr(args, name.replace("-", "_")):
             instead = f"--cluster local-{args.parts}" if args.parts else "--cluster FILE"

@@ -54,7 +54,9 @@ def build(
         with _translated(folder):
             folder.mkdir(parents=True, exist_ok=True)
             embedding = next((x for x in layers if x.kind is LayerKind.EMBEDDING), None)
-            table = embedding and _write_table(files, options, embedding, progress)
+            table = None
+            if embedding is not None:
+                table = _write_table(files, options, embedding, progress)
             others = [layer for layer in layers if layer is not embedding]
             graph = weights = None
             if others:
@@ -90,7 +92,7 @@ def _write_table(
         for start in range(0, num_rows, _TABLE_ROWS):
             stop = min(start + _TABLE_ROWS, num_rows)
             rows = (slice(start, stop), slice(0, width))
-            file.write(memoryview(options.store.read(table.stored_name, rows)).cast("B"))
+            file.write(options.store.read(table.stored_name, rows).data.cast("B"))
             progress.add((stop - start) * width)
         return files.finish(name, file)
 

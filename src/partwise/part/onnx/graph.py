@@ -97,7 +97,7 @@ class GraphWriter:
             tensor.raw_data = data.tobytes()
         else:
             offset = self._weights.align()
-            self._weights.write(memoryview(data).cast("B"))
+            self._weights.write(data.data.cast("B"))
             tensor.data_location = TensorProto.EXTERNAL
             entries = {"location": self._weights_name, "offset": offset, "length": data.nbytes}
             for key, value in entries.items():
@@ -133,4 +133,5 @@ class GraphWriter:
         model = helper.make_model(
             graph, producer_name=producer, opset_imports=opsets, ir_version=10
         )
-        return model.SerializeToString()
+        encoded: bytes = model.SerializeToString()
+        return encoded

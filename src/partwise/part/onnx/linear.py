@@ -5,7 +5,6 @@ Shapes: I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -10,6 +10,7 @@ Shapes: N tokens of the pass, B rows of a call, T tokens of each, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,16 +72,17 @@ class OnnxRunner:
         between_layers: Callable[[], None],
     ) -> tuple[Array, ...]:
         """See `Runner.run`."""
-        hidden_NW = inputs[0] if self._table is None else self._table.look_up(inputs[0])
+        given: Any = inputs[0]  # what the cut says; see `Assignment.event`
+        hidden_NW: Floats = given if self._table is None else self._table.look_up(given)
         if self._graph is None:
             self._check(hidden_NW, rows)
             return (hidden_NW,)
         starts = _starts(rows)
         picks = Picks(rows) if self._has_head else None
         out_NW = hidden_NW if picks else np.empty_like(hidden_NW)
-        for group in self._group(rows):
+        for indices in self._group(rows):
             between_layers()
-            slot, group, lengths = self._place(group, rows)
+            slot, group, lengths = self._place(indices, rows)
             count = rows[group[0]].num_tokens
             tokens_BT = np.add.outer([starts[i] for i in group], np.arange(count))
             asking = [i for i in group if picks and picks.asks(i)]
