@@ -10,6 +10,7 @@ from partwise.distributor.holding import Holding, measure_holding
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Plan, decode_plan, encode_plan, read_plan
 from partwise.distributor.runners import (
+    NO_WISH,
     RunnerChoice,
     RunnerWish,
     check_runners,
@@ -19,6 +20,7 @@ from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
 
 __all__ = [
+    "NO_WISH",
     "Holding",
     "Plan",
     "RunnerChoice",

@@ -47,6 +47,9 @@ class RunnerWish:
     is_deterministic: bool = False
 
 
+NO_WISH = RunnerWish()
+
+
 def runner_for(precision: str) -> RunnerName:
     """The runner whose measured kernels stand for ``precision`` in the cost model."""
     return "onnx" if precision in ROUNDED else "torch"
@@ -87,7 +90,8 @@ def check_runners(plan: Plan, model: Model) -> None:
     for part in plan.parts:
         if part.runner == "onnx" and (lack := find_lack(model, part.precision)):
             raise PlanError(
-                f"{part.name} is for the onnx runner, and {lack}: plan with the torch runner in fp32"
+                f"{part.name} is for the onnx runner, and {lack}: plan with the torch runner,"
+                " in fp32"
             )
 
 

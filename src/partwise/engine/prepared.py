@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from partwise.distributor import (
+    NO_WISH,
     Plan,
     RunnerWish,
     balance_layers,
@@ -85,7 +86,7 @@ def prepare(
     servers: Sequence[str],
     plan: Plan | None,
     version: int | None = None,
-    wish: RunnerWish = RunnerWish(),
+    wish: RunnerWish = NO_WISH,
 ) -> Prepared:
     """Check what a model is to be deployed with, and plan it if no plan is given. ``version``
     is that of its parameters (None: the plan's, or the model's own files); ``wish`` says how its
