@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -75,54 +76,53 @@ class GraphCache:
         Raises:
             StoreError: it cannot be written, or the model cannot be read.
         """
-        record = self._find()
-        if record is None:
-            from partwise.part.onnx.build import build
+        found = self._find()
+        if isinstance(found, Record):
+            return found
+        if found:
+            self.notes.append(f"{self._options.part}'s graph {found}: built again")
+        from partwise.part.onnx.build import build
 
-            sources = list_sources(self._options)
-            record = self._adopt(build(self._options, self._rounding, self.folder, sources))
-        return record
+        sources = list_sources(self._options)
+        return self._adopt(build(self._options, self._rounding, self.folder, sources))
 
-    def _find(self) -> Record | None:
-        """What is there, if it is of these weights and as it was written."""
-        part = self._options.part
-        try:
-            record = msgspec.json.decode((self.folder / RECORD_NAME).read_bytes(), type=Record)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError) as exc:
-            self.notes.append(
-                f"{part}'s graph in {self.folder} cannot be read ({exc}): built again"
-            )
-            return None
+    def _find(self) -> Record | str:
+        """What is there, if it is of these weights and as it was written; else what is wrong
+        with it, which is nothing where there is none."""
+        record = self._read()
+        if not isinstance(record, Record):
+            return record
         if record.sources != list_sources(self._options):
-            self.notes.append(f"{part}'s graph is of weights that have changed: built again")
-            return None
-        for file in record.files:
-            reason = _damage(self.folder / file.name, file)
-            if reason:
-                self.notes.append(f"{part}'s graph {reason}: built again")
-                return None
-        return record
+            return "is of weights that have changed"
+        damages = (_damage(self.folder / file.name, file) for file in record.files)
+        return next(filter(None, damages), record)
+
+    def _read(self) -> Record | str:
+        try:
+            return msgspec.json.decode((self.folder / RECORD_NAME).read_bytes(), type=Record)
+        except FileNotFoundError:
+            return ""
+        except (OSError, msgspec.DecodeError) as exc:
+            return f"in {self.folder} cannot be read ({exc})"
 
     def _adopt(self, built: Record) -> Record:
         """Put ``built`` in force, unless somebody else was faster; what is in force."""
         with locked(self.folder):
-            # Their files may be open already, ours are not.
-            record = self._find()
-            if record is None:
-                record = built
-                replace_file(self.folder / RECORD_NAME, msgspec.json.encode(record))
-            self._remove_others(record, built)
-        return record
+            found, before = self._find(), self._read()
+            if isinstance(found, Record):  # its files may be open already, ours are not
+                self._remove([built], found)
+                return found
+            replace_file(self.folder / RECORD_NAME, msgspec.json.encode(built))
+            self._remove([before] if isinstance(before, Record) else [], built)
+            return built
 
-    def _remove_others(self, record: Record, built: Record) -> None:
-        """Remove what is not in force; what another process may be writing only if it is old."""
-        kept = {file.name for file in record.files}
-        ours = {file.name for file in built.files}
+    def _remove(self, records: Sequence[Record], kept: Record) -> None:
+        """Remove the files of ``records``, and what was left behind by builds that were killed."""
+        names = {file.name for record in records for file in record.files}
         for path in self.folder.glob(f"*{DATA_SUFFIX}"):
             is_old = time.time() - path.stat().st_mtime > STALE_S
-            if path.name not in kept and (path.name in ours or is_old):
+            is_kept = any(path.name == file.name for file in kept.files)
+            if not is_kept and (is_old or path.name in names):
                 remove_file(path)
 
 
