@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from partwise.errors import UsageError
@@ -57,8 +56,8 @@ def refuse_runner(args: argparse.Namespace) -> None:
         )
 
 
-def say_choice(plan: Plan, why: str) -> None:
-    """Tell stderr which runner computes the parts, and why."""
+def describe_choice(plan: Plan, why: str) -> str:
+    """Which runner computes the parts, and why."""
     chosen = sorted({(part.runner, part.precision) for part in plan.parts})
     what = " and ".join(f"{runner} in {precision}" for runner, precision in chosen)
-    print(f"runner: {what}{', because ' + why if why else ', as planned'}", file=sys.stderr)
+    return f"runner: {what}{', because ' + why if why else ', as planned'}"

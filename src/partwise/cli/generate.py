@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partwise.cli.computing import add_precision, add_runner, read_wish, say_choice
+from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
 from partwise.cli.version import add_version, check_version
 from partwise.errors import PromptError, UsageError
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
     warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
-    say_choice(prepared.plan, prepared.why)
+    print(describe_choice(prepared.plan, prepared.why), file=sys.stderr)
     with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
         for note in net.notes:

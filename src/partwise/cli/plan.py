@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partwise.cli.computing import add_precision, add_runner, read_wish, say_choice
+from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
 from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
 from partwise.cli.version import add_version, open_chosen
@@ -109,10 +109,11 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
         model, name_servers(args), precision=choice.precision, runner=choice.runner
     )
     document = describe_bytes(plan, model, context_tokens, args.sequences)
+    document["runner"], document["runner_reason"] = choice.runner, choice.reason
     heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
     write_files(args, plan, arrange(plan, model), heading, [])
-    print(json.dumps(document, indent=1) if args.json else render_bytes(document))
-    say_choice(plan, choice.reason)
+    text = f"{render_bytes(document)}\n\n{describe_choice(plan, choice.reason)}"
+    print(json.dumps(document, indent=1) if args.json else text)
     for row in document["replicated"]:
         print(render_replicated(row), file=sys.stderr)
 
