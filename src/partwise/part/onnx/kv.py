@@ -57,6 +57,9 @@ class KvPool:
 
         Returns the slot of each; they are new where their sequence is.
         """
+        if (slots := self._find(lengths)) is not None:
+            self._lengths |= lengths
+            return slots
         new = [sequence for sequence in lengths if sequence not in self._lengths]
         self._grow(len(self._slots) + len(new), max(lengths.values()))
         for sequence in new:
@@ -78,6 +81,14 @@ class KvPool:
             self._slots.pop()
         if not self._slots and self._num_slots:
             self._reset()
+
+    def _find(self, lengths: dict[int, int]) -> dict[int, int] | None:
+        """The slots of sequences that are where they have to be, as is nearly always so."""
+        if max(lengths.values()) > self._capacity or not lengths.keys() <= self._lengths.keys():
+            return None
+        slots = {sequence: self._slots.index(sequence) for sequence in lengths}
+        is_gathered = max(slots.values()) - min(slots.values()) < len(slots)
+        return slots if is_gathered else None
 
     def _grow(self, num_slots: int, length: int) -> None:
         """Make room, in classes of sizes, block by block: all at once would be twice the cache."""

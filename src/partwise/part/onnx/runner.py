@@ -10,6 +10,7 @@ Shapes: N tokens of the pass, B rows of a call, T tokens of each, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,6 @@ class OnnxRunner:
         given: Any = inputs[0]  # what the cut says; see `Assignment.event`
         hidden_NW: Floats = given if self._table is None else self._table.look_up(given)
         if self._graph is None:
-            self._check(hidden_NW, rows)
             return (hidden_NW,)
         starts = _starts(rows)
         picks = Picks(rows) if self._has_head else None
@@ -83,16 +83,16 @@ class OnnxRunner:
         for indices in self._group(rows):
             between_layers()
             slot, group, lengths = self._place(indices, rows)
+            tokens = _select(group, starts)
             count = rows[group[0]].num_tokens
-            tokens_BT = np.add.outer([starts[i] for i in group], np.arange(count))
+            hidden_BTW = hidden_NW[tokens].reshape(len(group), count, -1)
             asking = [i for i in group if picks and picks.asks(i)]
             last = [group.index(i) * count + count - 1 for i in asking]
-            result = self._graph.run(hidden_NW[tokens_BT], slot, lengths, last)
-            self._check(result, rows)
-            if picks:
-                picks.add(asking, result)
-            else:
-                out_NW[tokens_BT] = result
+            result = self._graph.run(hidden_BTW, slot, lengths, last)
+            if not (picks.add(asking, result) if picks else bool(np.isfinite(result).all())):
+                raise not_finite(self._part, self._where, rows)
+            if not picks:
+                out_NW[tokens] = result.reshape(-1, result.shape[-1])
         return picks.outputs() if picks else (out_NW,)
 
     def release(self, sequences: Sequence[int]) -> None:
@@ -128,11 +128,13 @@ class OnnxRunner:
         ordered = sorted(group, key=lambda index: slots[rows[index].sequence])
         return min(slots.values()), ordered, [lengths[rows[i].sequence] for i in ordered]
 
-    def _check(self, values: Floats, rows: Sequence[Row]) -> None:
-        # The sum is finite for almost every finite array and costs one pass over it.
-        if np.isfinite(values.sum()) or bool(np.isfinite(values).all()):
-            return
-        raise not_finite(self._part, self._where, rows)
+
+def _select(group: Sequence[int], starts: Sequence[int]) -> slice | list[int]:
+    """The tokens of rows that have as many each, among those of the pass: without a copy, where
+    they follow each other."""
+    if all(one + 1 == other for one, other in pairwise(group)):
+        return slice(starts[group[0]], starts[group[-1] + 1])
+    return [token for i in group for token in range(starts[i], starts[i + 1])]
 
 
 def _starts(rows: Sequence[Row]) -> list[int]:

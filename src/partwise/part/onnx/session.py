@@ -62,9 +62,9 @@ class Graph:
         window = self._window(start, rows)
         window.prepare(tokens, len(asking))
         window.hidden[...] = hidden_BTW
-        window.asking[...] = asking
-        window.lengths[...] = lengths
-        window.lengths -= 1
+        if asking:
+            window.asking[...] = asking
+        window.lengths[...] = [length - 1 for length in lengths]
         window.total[()] = max(lengths)
         self._session.run_with_iobinding(window.binding)
         return window.out
