@@ -15,7 +15,6 @@ from oracle_comparison import BOUND, Comparison
 from partwise.launch.listening import make_onnx_runner
 from partwise.part.onnx import block, cache, layers, session
 from partwise.part.onnx.block import BlockWriter
-from partwise.part.onnx.graph import GraphWriter
 from partwise.part.onnx.kv import KvPool
 from partwise.part.onnx.shape import Shape
 from support.decoders import save_decoder
@@ -117,13 +116,8 @@ def _without(original: Callable[[Any], dict[str, Any]], end: str) -> Callable[[A
 
 
 def swap_gate_and_up(patch: Patch) -> None:
-    original = GraphWriter.node
-
-    def node(self: GraphWriter, kind: str, inputs: Any, **options: Any) -> list[str]:
-        found = original(self, kind, inputs, **options)
-        return found[::-1] if kind == "Split" and len(found) == 2 else found
-
-    patch.setattr(GraphWriter, "node", node)
+    original = BlockWriter._gate_and_up
+    patch.setattr(BlockWriter, "_gate_and_up", lambda *given: original(*given)[::-1])
 
 
 MUTATIONS = [

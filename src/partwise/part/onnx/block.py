@@ -87,8 +87,7 @@ class BlockWriter:
         normed, residual = self.write_norm(
             _by_suffix(layer)["post_attention_layernorm.weight"], residual
         )
-        packed = self._project(layer, normed, "gate_up_proj", ("gate_proj", "up_proj"))
-        gate, up = self._graph.node("Split", [packed], outputs=2, axis=-1)
+        gate, up = self._gate_and_up(layer, normed)
         (gate,) = self._graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
         (product,) = self._graph.node("Mul", [gate, up])
         return Residual(
@@ -98,6 +97,19 @@ class BlockWriter:
     def write_head(self, layer: Layer, value: str) -> str:
         """The logits of ``value``."""
         return self._linear.write(layer.name, value, self._read(layer.parameters[0]), None)
+
+    def _gate_and_up(self, layer: Layer, value: str) -> list[str]:
+        """Two products, also where the model holds them fused: splitting the result of one takes
+        longer than calling two."""
+        has = _by_suffix(layer)
+        names = ("mlp.gate_proj", "mlp.up_proj")
+        if "mlp.gate_up_proj.weight" not in has:
+            return [self._project(layer, value, name.removeprefix("mlp."), ()) for name in names]
+        weights = np.split(self._read(has["mlp.gate_up_proj.weight"]), 2)
+        return [
+            self._linear.write(f"{layer.name}.{name}", value, weight, None)
+            for name, weight in zip(names, weights, strict=True)
+        ]
 
     def _norm(self, value: str, weight: str) -> str:
         return self._graph.node(
@@ -128,7 +140,7 @@ class BlockWriter:
     def _project(self, layer: Layer, value: str, fused: str, apart: tuple[str, ...]) -> str:
         """One product with the projection ``fused``, or with those that the model holds apart."""
         has = _by_suffix(layer)
-        half = "mlp" if fused in ("gate_up_proj", "down_proj") else "self_attn"
+        half = "self_attn" if fused in ("qkv_proj", "o_proj") else "mlp"
         names = [f"{half}.{fused}"]
         if f"{names[0]}.weight" not in has:
             names = [f"{half}.{name}" for name in apart]

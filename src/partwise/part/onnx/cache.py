@@ -21,7 +21,7 @@ from partwise.part.runner import RunnerOptions
 from partwise.store.durable import locked, remove_file, replace_file
 from partwise.store.manifest import fingerprint_of
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raised whenever the same layers become another graph."""
 RECORD_NAME, DATA_SUFFIX = "graph.json", ".data"
 STALE_S = 3600.0

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of each, R tokens whose logits are wanted, W width, V v
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,21 @@ _QUIET = 3
 
 def open_session(path: Path, threads: int) -> Any:
     """ONNX Runtime with the graph in ``path``, ready to run."""
+    return onnxruntime.InferenceSession(
+        str(path), make_options(threads), providers=["CPUExecutionProvider"]
+    )
+
+
+def make_options(threads: int) -> Any:
+    """How every session runs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    # Buffers of a pass come from the heap: an arena keeps the most that any pass ever needed,
-    # and is no faster (docs/decisions/0021).
-    options.enable_cpu_mem_arena = False
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
+        # Threads that wait sleep where they are more than the processors (decision 0010).
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 class Graph:
