@@ -7,19 +7,31 @@ block's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partwise.model import Layer, Parameter
 from partwise.part.onnx.graph import MICROSOFT, GraphWriter
-from partwise.part.onnx.linear import LinearWriter
+from partwise.part.onnx.linear import LinearWriter, Weight, split_rows
 from partwise.part.onnx.shape import Shape
 
 Floats = NDArray[np.float32]
-Read = Callable[[Parameter], Floats]
+
+
+class Parameters(Protocol):
+    """Where the values of parameters come from."""
+
+    def read(self, parameter: Parameter) -> Floats:
+        """The values of one, in fp32."""
+        ...
+
+    def read_matrices(self, parameters: Sequence[Parameter]) -> Weight:
+        """Matrices with the same inputs as one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +43,16 @@ class Residual:
 
 
 class BlockWriter:
-    """Writes norms and halves of blocks into a graph; ``read`` gives a parameter's values."""
+    """Writes norms and halves of blocks into a graph; ``source`` gives parameters."""
 
-    def __init__(self, graph: GraphWriter, linear: LinearWriter, shape: Shape, read: Read) -> None:
+    def __init__(
+        self, graph: GraphWriter, linear: LinearWriter, shape: Shape, source: Parameters
+    ) -> None:
         self._graph = graph
         self._linear = linear
         self._shape = shape
-        self._read = read
+        self._source = source
+        self._read = source.read
 
     def write_norm(self, parameter: Parameter, residual: Residual) -> tuple[str, Residual]:
         """The normed sum of the residual's terms, and the residual as one term."""
@@ -96,7 +111,9 @@ class BlockWriter:
 
     def write_head(self, layer: Layer, value: str) -> str:
         """The logits of ``value``."""
-        return self._linear.write(layer.name, value, self._read(layer.parameters[0]), None)
+        return self._linear.write(
+            layer.name, value, self._source.read_matrices(layer.parameters), None
+        )
 
     def _gate_and_up(self, layer: Layer, value: str) -> list[str]:
         """Two products, also where the model holds them fused: splitting the result of one takes
@@ -105,10 +122,10 @@ class BlockWriter:
         names = ("mlp.gate_proj", "mlp.up_proj")
         if "mlp.gate_up_proj.weight" not in has:
             return [self._project(layer, value, name.removeprefix("mlp."), ()) for name in names]
-        weights = np.split(self._read(has["mlp.gate_up_proj.weight"]), 2)
+        fused = self._source.read_matrices([has["mlp.gate_up_proj.weight"]])
         return [
             self._linear.write(f"{layer.name}.{name}", value, weight, None)
-            for name, weight in zip(names, weights, strict=True)
+            for name, weight in zip(names, split_rows(fused, 2), strict=True)
         ]
 
     def _norm(self, value: str, weight: str) -> str:
@@ -144,14 +161,10 @@ class BlockWriter:
         names = [f"{half}.{fused}"]
         if f"{names[0]}.weight" not in has:
             names = [f"{half}.{name}" for name in apart]
-        weight = self._join([has[f"{name}.weight"] for name in names])
-        biases = [has[f"{name}.bias"] for name in names if f"{name}.bias" in has]
-        bias = self._join(biases) if biases else None
+        weight = self._source.read_matrices([has[f"{name}.weight"] for name in names])
+        biases = [self._read(has[f"{name}.bias"]) for name in names if f"{name}.bias" in has]
+        bias = np.concatenate(biases) if biases else None
         return self._linear.write(f"{layer.name}.{half}.{fused}", value, weight, bias)
-
-    def _join(self, parameters: list[Parameter]) -> Floats:
-        read = [self._read(parameter) for parameter in parameters]
-        return read[0] if len(read) == 1 else np.concatenate(read)
 
 
 def _by_suffix(layer: Layer) -> dict[str, Parameter]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from partwise.errors import StoreError
-from partwise.model import Layer, LayerKind, read_config
+from partwise.model import Layer, LayerKind
 from partwise.part.onnx.cache import BUILDER_VERSION, DATA_SUFFIX, CachedFile, Record, SourceFile
 from partwise.part.onnx.graph import GraphWriter, HashedFile
 from partwise.part.onnx.layers import Source, write_graph
@@ -61,7 +61,7 @@ def build(
             graph = weights = None
             if others:
                 source = Source(
-                    model=options.model, config=read_config(options.model_path), layers=others,
+                    model=options.model, config=options.store.config, layers=others,
                     rounding=rounding, store=options.store, on_read=progress.add,
                 )  # fmt: skip
                 graph, weights = _write_graph(files, source)

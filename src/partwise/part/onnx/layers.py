@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from partwise.model import Layer, LayerKind, Model, Parameter
 from partwise.part.onnx.block import BlockWriter, Residual
 from partwise.part.onnx.graph import GraphWriter
-from partwise.part.onnx.linear import LinearWriter
+from partwise.part.onnx.linear import LinearWriter, Weight, join_rows
 from partwise.part.onnx.rotary import rotary_tables
 from partwise.part.onnx.rounding import Rounding
 from partwise.part.onnx.shape import Shape
@@ -38,6 +38,19 @@ class Source:
     store: Store
     on_read: Callable[[int], None]
 
+    def read_matrices(self, parameters: Sequence[Parameter]) -> Weight:
+        """Matrices with the same inputs as one: rounded as they lie in the store, where all of
+        them do at this precision, else in fp32."""
+        names = [parameter.stored_name for parameter in parameters]
+        stored = [self.store.read_quantized(name) for name in names if self.rounding.is_rounded]
+        rounded = [one for one in stored if one and one.bits == self.rounding.bits]
+        kinds = {(one.block, one.zero_points is None or one.zero_points.dtype) for one in rounded}
+        if len(rounded) == len(names) and len(kinds) == 1:
+            self.on_read(sum(parameter.num_elements for parameter in parameters))
+            return join_rows(rounded)
+        read = [self.read(parameter) for parameter in parameters]
+        return read[0] if len(read) == 1 else np.concatenate(read)
+
     def read(self, parameter: Parameter) -> NDArray[np.float32]:
         """The values of a parameter."""
         values = self.store.read(parameter.stored_name)
@@ -54,7 +67,7 @@ def write_graph(graph: GraphWriter, source: Source) -> None:
     wanted. Output: ``out`` (B, T, width), or with a head (R, vocabulary).
     """
     shape = Shape.read(source.model, source.config)
-    writer = BlockWriter(graph, LinearWriter(graph, source.rounding), shape, source.read)
+    writer = BlockWriter(graph, LinearWriter(graph, source.rounding), shape, source)
     residual = Residual(value=graph.input("hidden", ("B", "T", shape.hidden_size)))
     blocks = [layer for layer in source.layers if layer.kind is LayerKind.BLOCK]
     if blocks:

@@ -18,6 +18,10 @@ class Rounding:
     is_symmetric: bool = True
 
     @property
+    def is_rounded(self) -> bool:
+        return self.precision in BITS
+
+    @property
     def bits(self) -> int:
         """Of a weight that is rounded."""
         return BITS[self.precision]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partwise.errors import PromptError
-from partwise.model import LayerKind, read_config
+from partwise.model import LayerKind
 from partwise.part.finite import not_finite
 from partwise.part.onnx.cache import GraphCache
 from partwise.part.onnx.kv import KvPool
@@ -46,7 +46,7 @@ class OnnxRunner:
         self._has_head = layers[-1].kind is LayerKind.HEAD
         self._kv = None
         if num_blocks := sum(layer.kind is LayerKind.BLOCK for layer in layers):
-            shape = Shape.read(model, read_config(options.model_path))
+            shape = Shape.read(model, options.store.config)
             self._kv = KvPool(num_blocks, shape.num_kv_heads, shape.head_size)
         self._open(options)
 
