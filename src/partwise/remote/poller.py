@@ -15,6 +15,7 @@ from partwise.remote.frame import Frame
 from partwise.remote.link import Link
 
 SPIN_S = 4e-3
+"""What a neighbour computes with rounded weights; docs/decisions/0021."""
 MAX_SHORT_WAITS = 4096
 
 _READ = select.EPOLLIN
