@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from partwise.distributor.workload import ELEMENT_BYTES
-from partwise.part.kernels import load_kernels
+from partwise.part.onnx.kernels import KERNELS
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -13,10 +15,8 @@ from partwise.part.kernels import load_kernels
 def test_products_at_every_precision_that_torch_lacks(
     precision: str, shape: tuple[int, int]
 ) -> None:
-    torch_kernels, onnx_kernels = load_kernels()
-    assert torch_kernels.precisions == ("fp32",)
-    assert precision in onnx_kernels.precisions
-    product = onnx_kernels.multiply(precision, shape, 3 * shape[0] * shape[1])
+    assert precision in KERNELS.precisions
+    product = KERNELS.multiply(precision, shape, 3 * shape[0] * shape[1])
     assert product.num_matrices >= 3
     assert product.macs_per_token == product.num_matrices * shape[0] * shape[1]
     assert product.num_bytes == int(product.macs_per_token * ELEMENT_BYTES[precision])
@@ -25,7 +25,15 @@ def test_products_at_every_precision_that_torch_lacks(
 
 
 def test_reading_is_long_enough_to_be_measured() -> None:
-    _, onnx_kernels = load_kernels()
-    reading = onnx_kernels.read(1 << 20)
+    reading = KERNELS.read(1 << 20)
     assert reading.num_bytes >= 16 << 20
     reading.run()
+
+
+def test_each_matrix_is_read_by_itself() -> None:
+    product = KERNELS.multiply("int8", (1024, 1024), 64 << 20)
+    product.run(1)
+    start_s = time.perf_counter()
+    product.run(1)
+    # Were one matrix computed for all, the others would cost nothing.
+    assert product.num_bytes / (time.perf_counter() - start_s) < 100e9

@@ -76,7 +76,6 @@ def _open(rounding: Rounding, shape: tuple[int, int], num_matrices: int, threads
     outputs, inputs = shape
     blocks = -(-inputs // rounding.block)
     packed = np.full((outputs, blocks, rounding.block * rounding.bits // 8), 17, np.uint8)
-    scales = np.ones((outputs, blocks), np.float32)
     nodes, results, weights, values = [], [], [], []
     for index in range(num_matrices):
         nodes.append(
@@ -86,6 +85,8 @@ def _open(rounding: Rounding, shape: tuple[int, int], num_matrices: int, threads
                 block_size=rounding.block, accuracy_level=ACCURACY_LEVEL,
             )
         )  # fmt: skip
+        # Of nodes with equal weights one would be computed.
+        scales = np.full((outputs, blocks), index + 1, np.float32)
         results.append(helper.make_tensor_value_info(f"out_{index}", TensorProto.FLOAT, None))
         for name, array in ((f"packed_{index}", packed), (f"scales_{index}", scales)):
             weights.append(_declare(name, array))
