@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
     warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
-    print(describe_choice(prepared.plan, prepared.why), file=sys.stderr)
     with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
         for note in net.notes:
@@ -89,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         before = net.counters()
         answer = net.generate(prompt, max_tokens=args.max_tokens, chat=chat)
         finish(answer, is_streaming=not args.json)
+        # Now: an error is one line.
+        print(describe_choice(prepared.plan, prepared.why), file=sys.stderr)
         prediction = None
         if expectation is not None:
             prediction = expectation.predict(answer.prompt_tokens, len(answer.token_ids))
