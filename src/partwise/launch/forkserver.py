@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Preload, fork a server for each request, reap those that end."""
     lines = sys.stdin.buffer
     preload = msgspec.json.decode(lines.readline(), type=Preload)
@@ -76,6 +77,8 @@ def main() -> None:
             _become_server(spawn)
         spawned[pid] = spawn
         _reap(spawned)  # it may have ended before it was known
+    while True:  # the lifeline has seen it too: it removes the folder, and ends this process
+        signal.pause()
 
 
 def _reap(spawned: dict[int, Spawn]) -> None:
