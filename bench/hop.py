@@ -56,6 +56,7 @@ class IdleRunner:
 
     def __init__(self, options: RunnerOptions) -> None:
         self.weight_bytes = 0
+        self.notes: tuple[str, ...] = ()
         self._outputs = {n: np.zeros(n, np.int64) for n in SIZES.values()}
 
     def run(

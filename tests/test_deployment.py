@@ -59,7 +59,9 @@ def local(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Servers that `deploy` takes for processes of this machine."""
 
     class Local:
-        def __init__(self, architecture: str, token: bytes, *, num_threads: int) -> None:
+        def __init__(
+            self, architecture: str, token: bytes, *, num_threads: int, runners: Sequence[str]
+        ) -> None:
             self._token = token
 
         def start(self, names: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:

@@ -57,6 +57,8 @@ FIELDS = {
         "chunk_tokens": "int",
         "step_timeout_s": "float",
         "token_file": "Path | None",
+        "precision": "str | None",
+        "runner": "str | None",
         "on_load": "Callable[[int, int], None]",
         "on_notice": "Callable[[str], None]",
     },

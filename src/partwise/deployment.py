@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from partwise.distributor import Plan, measure_holding
+from partwise.distributor import Plan, RunnerWish, measure_holding
 from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
@@ -52,7 +52,9 @@ class DeployOptions:
     deterministic ones get what is asked for. ``is_pinned`` gives each local server processors
     of its own. ``is_deterministic`` gives the same bits for every number of parts; the bits depend
     on the threads, so that 0 then means 1 everywhere. ``max_in_flight`` microbatches (0: one a
-    part). ``token_file`` holds the cluster token of servers on other hosts.
+    part). ``token_file`` holds the cluster token of servers on other hosts. ``precision`` of the
+    weights is fp32, int8 or int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32,
+    and the fastest that covers the model, or where ``is_deterministic`` torch).
     ``on_load(done_bytes, total_bytes)`` follows loading.
 
     Raises:
@@ -66,6 +68,8 @@ class DeployOptions:
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
     step_timeout_s: float = STEP_S
     token_file: Path | None = None
+    precision: str | None = None
+    runner: str | None = None
     on_load: Callable[[int, int], None] = field(default=_ignore_progress)
     on_notice: Callable[[str], None] = field(default=_LOG.warning)
 
@@ -85,6 +89,13 @@ class DeployOptions:
                 f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0 and at most"
                 f" {MAX_STEP_S:g}, a day: give seconds"
             )
+
+    @property
+    def wish(self) -> RunnerWish:
+        """What is asked of the runner."""
+        return RunnerWish(
+            precision=self.precision, runner=self.runner, is_deterministic=self.is_deterministic
+        )
 
     def choose_threads(self, default: int) -> int:
         """Threads a server: those asked for, else 1 where bits must not depend on them, else
@@ -239,6 +250,11 @@ class Net:
         ]  # fmt: skip
 
     @property
+    def notes(self) -> list[str]:
+        """What parts did otherwise than was to be expected when they were loaded."""
+        return [note for e in self._assembly.parts if e.loaded for note in e.loaded.notes]
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process ids of the servers of this machine that the deployment started, by name."""
         return self._local.pids if self._local is not None else {}
@@ -286,7 +302,10 @@ def deploy(
         ModelError, PlanError: the model cannot be deployed so.
         LaunchError, RemoteError, PartFailed: a server did not get ready.
     """
-    return start(prepare(model, parts=parts, servers=servers, plan=plan, version=version), options)
+    prepared = prepare(
+        model, parts=parts, servers=servers, plan=plan, version=version, wish=options.wish
+    )
+    return start(prepared, options)
 
 
 def start(prepared: Prepared, options: DeployOptions) -> Net:
@@ -313,7 +332,12 @@ def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
     cpus: Sequence[Sequence[int]] = [()] * len(plan.parts)
     if options.is_pinned:
         cpus = share_cpus(len(plan.parts), threads)
-    local = LocalServers(prepared.model.architecture, token, num_threads=threads * len(plan.parts))
+    local = LocalServers(
+        prepared.model.architecture,
+        token,
+        num_threads=threads * len(plan.parts),
+        runners=sorted({part.runner for part in plan.parts}),
+    )
     try:
         addresses = local.start([part.server for part in plan.parts], cpus)
         target = _target(prepared, addresses, threads, options, local.explain)

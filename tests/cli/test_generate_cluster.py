@@ -125,7 +125,7 @@ def test_a_rate_that_nobody_measured_is_not_invented() -> None:
         (["--host", "host.toml"], 2, "--host is for --cluster local-N"),
         (["--cluster", "local-2", "--parts", "3"], 2, "3 parts and a plan of 2"),
         (["--cluster", "local-2", "--plan", "SPLIT"], 1, "are split by neurons among 2 parts"),
-        (["--cluster", "local-2", "--plan", "INT8"], 1, "part0 is at int8: this partwise runs"),
+        (["--cluster", "local-2", "--plan", "INT8"], 1, "part0 is at int8: the torch runner"),
         (["--cluster", "local-2", "--plan", "OTHER"], 1, "the cluster has no server 'local-7'"),
     ],
 )
@@ -143,7 +143,12 @@ def test_what_cannot_run_is_refused_before_a_server_starts(
         "UNEVEN": lambda: write(tmp_path, name_servers("local-0", "local-1", threads=(1, 2))),
         "LISTENING": lambda: write(tmp_path, name_servers("10.0.0.5:7070", "10.0.0.6:7070")),
         "SPLIT": lambda: make_plan(tiny_llama, tmp_path, "--strategy", "count"),
-        "INT8": lambda: make_plan(tiny_llama, tmp_path, "--precision", "int8"),
+        "INT8": lambda: write_plan(
+            tmp_path,
+            balance_layers(
+                open_model(tiny_llama), ["local-0", "local-1"], precision="int8", runner="torch"
+            ),
+        ),
         "OTHER": lambda: write_plan(tmp_path, balance_layers(open_model(tiny_llama), ["local-7"])),
     }
     words = [files[word]() if word in files else word for word in words]

@@ -216,7 +216,6 @@ def test_options_that_mean_nothing_are_wrong_usage(
         ("--goal", "latency"),
         ("--compare",),
         ("--streams", "8"),
-        ("--precision", "int8"),
         ("--allow", "int8"),
         ("--train",),
         ("--cache-fit",),

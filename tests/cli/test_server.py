@@ -62,7 +62,7 @@ def test_threads_are_the_coordinators_then_the_servers_then_all(
     )  # fmt: skip
     monkeypatch.setattr(listening, "PartServer", Server)
     monkeypatch.setattr(
-        listening, "make_torch_runner", lambda made_of: made.append(made_of.threads)
+        listening, "make_planned_runner", lambda made_of: made.append(made_of.threads)
     )
     monkeypatch.setattr(listening.signal, "signal", lambda *_: None)
     monkeypatch.setattr(

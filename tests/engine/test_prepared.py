@@ -69,9 +69,9 @@ def test_one_member_with_neurons_is_refused(tiny_llama: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"precision": "int8"}, "part1 is at int8: this partwise runs whole layers in fp32"),
-        ({"precision": "bf16"}, "part1 is at bf16: this"),
-        ({"mlp_sparsity": 0.5}, "part1 is at fp32 without 50 % of its MLP units: this"),
+        ({"precision": "int8"}, "part1 is at int8: the torch runner computes whole layers in fp32"),
+        ({"precision": "bf16"}, "part1 is at bf16: the torch"),
+        ({"mlp_sparsity": 0.5}, "part1 is at fp32 without 50 % of its MLP units: the torch"),
     ],
 )
 def test_a_part_that_is_reduced_is_refused(

@@ -18,9 +18,9 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_family_that_can_be_described_is_imported(imported: list[str]) -> None:
-    listening.import_runner()
+    listening.import_runners(["torch", "onnx"])
     sources = [families.FAMILIES[family.architecture].source for family in FAMILIES]
-    assert imported == ["partwise.part.torch.runner", *sources]
+    assert imported == ["partwise.part.onnx.runner", "partwise.part.torch.runner", *sources]
 
 
 def test_of_one_architecture_its_module_alone_is_imported(
@@ -30,7 +30,7 @@ def test_of_one_architecture_its_module_alone_is_imported(
         source = "transformers.models.new.modeling_new"
 
     monkeypatch.setitem(families.FAMILIES, "NewForCausalLM", NewFamily)
-    listening.import_runner("NewForCausalLM")
+    listening.import_runners(["torch"], "NewForCausalLM")
     assert imported == ["partwise.part.torch.runner", NewFamily.source]
 
 

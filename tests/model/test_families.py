@@ -311,7 +311,7 @@ def test_config_values_without_support_are_refused_by_name(
         {"architectures": ["MambaForCausalLM"], "model_type": "mamba"},
         {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"},
         {"architectures": ["LlamaForCausalLM"], "model_type": "mistral"},
-        {"model_type": "mistral"},
+        {"model_type": "mamba"},
         {},
     ],
 )

@@ -77,6 +77,7 @@ class Setting:
     limits: Limits | None = None
     step_s: float = 20.0
     plan_version: int = 1
+    precision: str = "fp32"
 
 
 class Parts:
@@ -84,7 +85,12 @@ class Parts:
 
     def __init__(self, path: Path, setting: Setting) -> None:
         names = [f"server{i}" for i in range(setting.num_parts)]
-        self.plan = balance_layers(open_model(path), names, plan_version=setting.plan_version)
+        self.plan = balance_layers(
+            open_model(path),
+            names,
+            precision=setting.precision,
+            plan_version=setting.plan_version,
+        )
         transport = setting.transport or MemoryTransport(setting.seed)
         self.servers = Servers(names, transport, setting.make_runner)
         try:
@@ -164,6 +170,7 @@ class CountingRunner:
     """Computes nothing: the pick after token t is t + 1. ``released`` collects sequences."""
 
     weight_bytes = 0
+    notes = ()
 
     def __init__(self, options: RunnerOptions, on_pass: Hook) -> None:
         stage = options.plan.stage_of(options.part)

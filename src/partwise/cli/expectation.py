@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from partwise.model.description import Model
 
 
-def plan_for_run(path: Path, cluster: Cluster, version: int = 0) -> Plan:
-    """The plan for one stream over ``cluster`` that today's runners run: layers whole, in fp32.
-    ``version`` is that of the model's parameters.
+def plan_for_run(
+    path: Path, cluster: Cluster, version: int = 0, *, precision: str = "fp32"
+) -> Plan:
+    """The plan for one stream over ``cluster`` that today's runners run: layers whole.
+    ``version`` is that of the model's parameters, ``precision`` that of its weights.
 
     Raises:
         ModelError, PlanError: the model cannot be deployed so.
@@ -33,7 +35,7 @@ def plan_for_run(path: Path, cluster: Cluster, version: int = 0) -> Plan:
     problem = Problem(
         model=model,
         cluster=cluster,
-        workload=Workload(context_tokens=choose_context(None, model)),
+        workload=Workload(context_tokens=choose_context(None, model), precision=precision),
         servers=tuple(server.name for server in cluster.servers),
     )
     return STRATEGIES["balanced"].plan(problem)

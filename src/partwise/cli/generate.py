@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
 from partwise.cli.version import add_version, check_version
 from partwise.errors import PromptError, UsageError
 
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--host", metavar="FILE", type=Path, help="the machine that --cluster local-N cuts")
     add_version(parser)
+    add_precision(parser)
+    add_runner(parser)
     add("--token-file", metavar="FILE", type=Path, help="the cluster token of --servers")
     add(
         "--threads",
@@ -80,9 +83,13 @@ def run(args: argparse.Namespace) -> int:
     warn_of_plain_text(prepared)
     with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
+        for note in net.notes:
+            print(f"note: {note}", file=sys.stderr)
         before = net.counters()
         answer = net.generate(prompt, max_tokens=args.max_tokens, chat=chat)
         finish(answer, is_streaming=not args.json)
+        # Now: an error is one line.
+        print(describe_choice(prepared.plan, prepared.why), file=sys.stderr)
         prediction = None
         if expectation is not None:
             prediction = expectation.predict(answer.prompt_tokens, len(answer.token_ids))
@@ -117,24 +124,40 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
         UsageError, ModelError, ClusterError, PlanError: it cannot be deployed so.
     """
     from partwise.cli.cluster import open_cluster
+    from partwise.cli.computing import refuse_runner
     from partwise.cli.expectation import Expectation, choose_threads, find_addresses, plan_for_run
     from partwise.distributor import read_plan
     from partwise.engine.prepared import prepare
 
     servers = args.servers.split(",") if args.servers is not None else []
+    wish = read_wish(args, is_deterministic=args.deterministic)
     plan = read_plan(args.plan) if args.plan is not None else None
     if args.cluster is None:
         prepared = prepare(
-            args.model, parts=args.parts, servers=servers, plan=plan, version=args.model_version
+            args.model,
+            parts=args.parts,
+            servers=servers,
+            plan=plan,
+            version=args.model_version,
+            wish=wish,
         )
         return prepared, None
     cluster = open_cluster(args.cluster, host_file=args.host)
-    plan = plan or plan_for_run(args.model, cluster, args.model_version or 0)
+    if plan is None:
+        refuse_runner(args)
+        plan = plan_for_run(
+            args.model, cluster, args.model_version or 0, precision=args.precision or "fp32"
+        )
     servers = servers or find_addresses(plan)
     if servers and args.token_file is None:
         raise UsageError("servers of the cluster that listen need --token-file, their token")
     prepared = prepare(
-        args.model, parts=args.parts, servers=servers, plan=plan, version=args.model_version
+        args.model,
+        parts=args.parts,
+        servers=servers,
+        plan=plan,
+        version=args.model_version,
+        wish=wish,
     )
     threads = args.threads or (1 if args.deterministic else choose_threads(plan, cluster))
     expectation = Expectation(plan=plan, model=prepared.model, cluster=cluster, threads=threads)

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
 from partwise.cli.planning.lists import refuse_more
 from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
     add_version(parser)
+    add_precision(parser)
+    add_runner(parser)
     add_cluster_options(parser)
     add_strategy_options(parser)
 
@@ -71,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is None:
         plan_equal(args, model, context_tokens)
     else:
+        from partwise.cli.computing import refuse_runner
         from partwise.cli.planning.cluster import plan_cluster
 
+        refuse_runner(args)
         plan_cluster(args, model, context_tokens)
     return 0
 
@@ -97,20 +102,25 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
     from partwise.cli.format import format_json
     from partwise.cli.planning.answer import write_files
     from partwise.cli.planning.equal import describe_bytes, render_bytes
-    from partwise.distributor import balance_layers
+    from partwise.distributor import balance_layers, choose_runner
     from partwise.distributor.picture import arrange
 
     refuse_more_parts(args.parts, model)
-    plan = balance_layers(model, name_servers(args))
+    choice = choose_runner(model, read_wish(args))
+    plan = balance_layers(
+        model, name_servers(args), precision=choice.precision, runner=choice.runner
+    )
     question = {
         "context_tokens": context_tokens,
         "is_context_assumed": args.context is None,
         "num_sequences": args.sequences,
     }
     document = describe_bytes(plan, model, question)
+    document |= {"runner": choice.runner, "runner_reason": choice.reason}
     heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
     write_files(args, plan, arrange(plan, model), heading, [])
-    print(format_json(document) if args.json else render_bytes(document))
+    text = f"{render_bytes(document)}\n\n{describe_choice(plan, choice.reason)}"
+    print(format_json(document) if args.json else text)
 
 
 def refuse_more_parts(num_parts: int | None, model: Model) -> None:

@@ -42,12 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="threads where the coordinator asks for none (default: one a processor)",
     )
+    parser.add_argument(
+        "--runner",
+        choices=("torch", "onnx"),
+        help="import this one alone before a coordinator asks (default: both; torch takes memory)",
+    )
     parser.add_argument("--name", help="its name in messages (default: the address)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then the process ends with exit code 0."""
-    from partwise.launch.listening import import_runner, serve
+    from partwise.launch.listening import import_runners, serve
     from partwise.remote.authenticate import read_token
     from partwise.remote.messages import MAX_THREADS
     from partwise.remote.tcp import TcpTransport
@@ -60,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     transport = TcpTransport(read_token(args.token_file))
     address = parse_address(args.listen, is_listening=True)
     listener = transport.listen(address, args.name or str(address))
-    import_runner()  # the first coordinator finds a server that only has to load
+    # The first coordinator finds a server that only has to load.
+    import_runners([args.runner] if args.runner else ["torch", "onnx"])
     name = args.name or str(listener.address)
     note = "" if listener.address.is_loopback else PLAIN_NOTE
 

@@ -14,9 +14,10 @@ from partwise.distributor.balanced_groups import find_groups
 from partwise.distributor.balanced_runs import list_choices, solve
 from partwise.distributor.build import build_plan, identify, join, whole_stages
 from partwise.distributor.placement import place_parameters
-from partwise.distributor.plan import Member, Part, Plan, Precision, Stage
+from partwise.distributor.plan import Member, Part, Plan, Precision, RunnerName, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
+from partwise.distributor.runners import runner_for
 from partwise.distributor.verify import verify_plan
 from partwise.errors import PlanError
 from partwise.model.description import Layer, LayerKind, Model
@@ -65,9 +66,15 @@ def find(problem: Problem) -> Plan | None:
 
 
 def balance_layers(
-    model: Model, servers: Sequence[str], *, precision: Precision = "fp32", plan_version: int = 1
+    model: Model,
+    servers: Sequence[str],
+    *,
+    precision: Precision = "fp32",
+    runner: RunnerName | None = None,
+    plan_version: int = 1,
 ) -> Plan:
-    """One part of consecutive layers for each of ``servers``, in their order.
+    """One part of consecutive layers for each of ``servers``, in their order; ``runner``
+    computes them (None: the one of the precision's rates).
 
     The largest part by `weigh` is as small as any cut allows, and the rest is even.
 
@@ -94,7 +101,12 @@ def balance_layers(
         model=identify(model),
         stages=stages,
         parts=tuple(
-            Part(name=name, server=server, precision=precision)
+            Part(
+                name=name,
+                server=server,
+                precision=precision,
+                runner=runner or runner_for(precision),
+            )
             for name, server in zip(names, servers, strict=True)
         ),
         links=join(stages),

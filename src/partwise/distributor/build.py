@@ -13,6 +13,7 @@ from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Precision, Stage
 from partwise.distributor.problem import Problem
+from partwise.distributor.runners import runner_for
 from partwise.distributor.verify import verify_plan
 from partwise.errors import Unheld
 from partwise.model.description import Model
@@ -78,6 +79,7 @@ def build_plan(
                 name=part,
                 server=server,
                 precision=precision,
+                runner=runner_for(precision),
                 mlp_sparsity=problem.workload.mlp_sparsity,
             )
             for server, part in name_parts(servers).items()

@@ -30,6 +30,7 @@ from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, ModelIdentity, Part, Plan, Precision, Stage
 from partwise.distributor.pricing import PartCost, Pricing
+from partwise.distributor.runners import runner_for
 from partwise.distributor.speed import Bound
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
@@ -156,6 +157,7 @@ def _plan_whole(model: Model, server: str, workload: Workload) -> Plan:
                 name="part0",
                 server=server,
                 precision=cast("Precision", workload.precision),
+                runner=runner_for(workload.precision),
                 mlp_sparsity=workload.mlp_sparsity,
             ),
         ),

@@ -10,7 +10,7 @@ many members; every mixture is a plan too.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -21,6 +21,8 @@ MAX_MLP_SPARSITY = 0.9
 """The largest share of MLP units that may be removed: beyond it nothing is left to calibrate."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+RunnerName = Literal["torch", "onnx"]
 Codec = Literal["fp32"]
 Rule = Literal["owned", "replicated", "alias"]
 Gradient = Literal["owner", "sum"]
@@ -67,12 +69,14 @@ class Part(Value, frozen=True, kw_only=True):
     """What one server holds. ``server`` names it in the cluster.
 
     ``mlp_sparsity`` is the share of its MLP units that was removed from each layer (structured
-    sparsity: rows and columns are gone, not zero); neurons are counted before.
+    sparsity: rows and columns are gone, not zero); neurons are counted before. ``runner``
+    computes it.
     """
 
     name: str
     server: str
     precision: Precision = "fp32"
+    runner: RunnerName = "torch"
     mlp_sparsity: float = 0.0
 
 

@@ -1,4 +1,4 @@
-"""Which verified plans run today: those whose parts hold their layers whole, in fp32.
+"""Which verified plans run today: those whose parts hold their layers whole.
 
 Plans that split layers by neurons, or reduce them, can be described and proved already; no
 runner computes them yet.
@@ -7,12 +7,14 @@ runner computes them yet.
 from __future__ import annotations
 
 from partwise.distributor.plan import Plan
+from partwise.distributor.runners import RUNS
 from partwise.errors import PlanError
 
 
 def check_whole(plan: Plan) -> None:
     """Refuse a plan with a stage of several members, or of one that holds some neurons only,
-    or with a part at another precision than fp32 or without some of its MLP units.
+    or with a part at a precision that its runner does not compute, or without some of its MLP
+    units.
 
     Raises:
         PlanError: there is one; names its layers or the part.
@@ -26,9 +28,11 @@ def check_whole(plan: Plan) -> None:
                 " the stage one member without neurons"
             )
     for part in plan.parts:
-        if part.precision != "fp32" or part.mlp_sparsity:
+        runs = RUNS[part.runner]
+        if part.precision not in runs or part.mlp_sparsity:
             removed = f" without {100 * part.mlp_sparsity:g} % of its MLP units"
             raise PlanError(
-                f"{part.name} is at {part.precision}{removed if part.mlp_sparsity else ''}: this"
-                " partwise runs whole layers in fp32; plan with fp32 and without --allow"
+                f"{part.name} is at {part.precision}{removed if part.mlp_sparsity else ''}: the"
+                f" {part.runner} runner computes whole layers in {', '.join(runs)}; plan with one"
+                " of these and without --allow sparse"
             )

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partwise.distributor import Plan, balance_layers, check_whole, verify_plan
+from partwise.distributor import (
+    NO_WISH,
+    Plan,
+    RunnerWish,
+    balance_layers,
+    check_runners,
+    check_whole,
+    choose_runner,
+    verify_plan,
+)
 from partwise.engine.sequence import Request
 from partwise.engine.text import Text
 from partwise.errors import PromptError, UsageError
@@ -18,13 +27,15 @@ from partwise.store import open_version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A model, its plan and the servers it names. No ``addresses``: servers of this machine."""
+    """A model, its plan and the servers it names. No ``addresses``: servers of this machine.
+    ``why`` says why its runner was chosen; empty where the plan was given."""
 
     path: Path
     model: Model
     plan: Plan
     text: Text
     addresses: dict[str, Address]
+    why: str = ""
 
     def request(self, prompt: str, *, max_tokens: int, chat: bool | None) -> Request:
         """The request that answers ``prompt``; ``max_tokens`` is cut to what the context leaves
@@ -75,13 +86,15 @@ def prepare(
     servers: Sequence[str],
     plan: Plan | None,
     version: int | None = None,
+    wish: RunnerWish = NO_WISH,
 ) -> Prepared:
     """Check what a model is to be deployed with, and plan it if no plan is given. ``version``
-    is that of its parameters (None: the plan's, or the model's own files).
+    is that of its parameters (None: the plan's, or the model's own files); ``wish`` says how its
+    parts are to be computed, where the plan does not.
 
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
-            cannot all reach each other, or the plan is for another version.
+            cannot all reach each other, or the plan is for another version or runner.
         ModelError, PlanError: the model cannot be deployed so.
         StoreError: there is no such version.
     """
@@ -90,12 +103,34 @@ def prepare(
     _check_counts(parts, list(addresses), plan)
     described = open_version(path, _choose_version(version, plan))
     names = list(addresses) or _name_local(parts or 1, plan)
+    why = ""
     if plan is None:
-        plan = balance_layers(described, names)
+        choice = choose_runner(described, wish)
+        plan = balance_layers(described, names, precision=choice.precision, runner=choice.runner)
+        why = choice.reason
     else:
         verify_plan(plan, described, names)
         check_whole(plan)
-    return Prepared(path=path, model=described, plan=plan, text=Text(path), addresses=addresses)
+        check_runners(plan, described)
+        _check_wish(wish, plan)
+    return Prepared(
+        path=path, model=described, plan=plan, text=Text(path), addresses=addresses, why=why
+    )
+
+
+def _check_wish(wish: RunnerWish, plan: Plan) -> None:
+    """A plan says how its parts are computed; a wish can only be the same."""
+    for part in plan.parts:
+        for what, asked, planned in (
+            ("precision", wish.precision, part.precision),
+            ("runner", wish.runner or ("torch" if wish.is_deterministic else None), part.runner),
+        ):
+            if asked not in (None, planned):
+                because = ", as deterministic runs are," if wish.is_deterministic else ""
+                raise UsageError(
+                    f"the {what} {asked} is asked for{because} and the plan gives {part.name}"
+                    f" {planned}: plan with {asked}, or ask for {planned}"
+                )
 
 
 def _choose_version(version: int | None, plan: Plan | None) -> int:

@@ -16,11 +16,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from partwise.errors import PartwiseError
-from partwise.launch.listening import import_runner, serve
+from partwise.launch.listening import import_runners, serve
 from partwise.remote.tcp import TcpListener, TcpTransport
 from partwise.remote.transport import Address
 
@@ -37,9 +38,10 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preload(msgspec.Struct, frozen=True, kw_only=True):
-    """In, first: import what servers of this architecture need. ``folder`` holds their logs
-    and goes away with the coordinator."""
+    """In, first: import what ``runners`` need for this architecture. ``folder`` holds the logs
+    of servers and goes away with the coordinator."""
 
+    runners: tuple[str, ...]
     architecture: str
     folder: str
 
@@ -53,16 +55,17 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Preload, fork a server for each request, reap those that end."""
     lines = sys.stdin.buffer
     preload = msgspec.json.decode(lines.readline(), type=Preload)
     _end_with_coordinator(preload.folder)
     gc.disable()  # what an import makes stays: looking for garbage in it costs half a second
-    import torch
+    if "torch" in preload.runners:
+        import torch
 
-    torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
-    import_runner(preload.architecture)
+        torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
+    import_runners(preload.runners, preload.architecture)
     gc.freeze()  # the collector would copy every shared page in every server
     gc.enable()
     spawned: dict[int, Spawn] = {}
@@ -74,6 +77,8 @@ def main() -> None:
             _become_server(spawn)
         spawned[pid] = spawn
         _reap(spawned)  # it may have ended before it was known
+    while True:  # the lifeline has seen it too: it removes the folder, and ends this process
+        signal.pause()
 
 
 def _reap(spawned: dict[int, Spawn]) -> None:

@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from partwise.part.runner import Runner, RunnerOptions
@@ -15,8 +15,16 @@ from partwise.part.server import PartServer
 from partwise.remote.transport import Listener, Transport
 
 
-def import_runner(*architectures: str) -> None:
-    """Import now what the first parts of these architectures (none given: all) would import."""
+def import_runners(runners: Sequence[str], *architectures: str) -> None:
+    """Import now what the first parts of these ``runners`` and architectures (none given: all)
+    would import."""
+    if "onnx" in runners:
+        importlib.import_module("partwise.part.onnx.runner")
+    if "torch" in runners:
+        _import_torch(architectures)
+
+
+def _import_torch(architectures: Sequence[str]) -> None:
     importlib.import_module("partwise.part.torch.runner")
     from partwise.part.torch.families import FAMILIES
 
@@ -30,6 +38,19 @@ def make_torch_runner(options: RunnerOptions) -> Runner:
     from partwise.part.torch.runner import TorchRunner
 
     return TorchRunner(options)
+
+
+def make_onnx_runner(options: RunnerOptions) -> Runner:
+    """The onnx runner; imports ONNX Runtime when the first part is loaded."""
+    from partwise.part.onnx.runner import OnnxRunner
+
+    return OnnxRunner(options)
+
+
+def make_planned_runner(options: RunnerOptions) -> Runner:
+    """The runner that the plan gives the part."""
+    is_onnx = options.plan.part(options.part).runner == "onnx"
+    return make_onnx_runner(options) if is_onnx else make_torch_runner(options)
 
 
 def serve(
@@ -48,7 +69,7 @@ def serve(
     own_threads = threads or len(os.sched_getaffinity(0))
 
     def make_runner(options: RunnerOptions) -> Runner:
-        return make_torch_runner(
+        return make_planned_runner(
             dataclasses.replace(options, threads=options.threads or own_threads)
         )
 

@@ -30,8 +30,16 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 class LocalServers:
     """Child servers through a fork server, which starts importing at once; `start` waits."""
 
-    def __init__(self, architecture: str, token: bytes, *, num_threads: int = 1) -> None:
-        """Start the fork server; all its servers will compute with ``num_threads`` together.
+    def __init__(
+        self,
+        architecture: str,
+        token: bytes,
+        *,
+        num_threads: int = 1,
+        runners: Sequence[str] = ("torch",),
+    ) -> None:
+        """Start the fork server; all its servers will compute with ``num_threads`` together, by
+        the ``runners`` that are imported once for all.
 
         Raises:
             LaunchError: it cannot be started.
@@ -46,7 +54,10 @@ class LocalServers:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         try:
-            self._send(Preload(architecture=architecture, folder=str(self._folder)))
+            preload = Preload(
+                runners=tuple(runners), architecture=architecture, folder=str(self._folder)
+            )
+            self._send(preload)
         except BaseException:
             self.close()
             raise

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from partwise.distributor.plan import Plan, decode_plan
+from partwise.distributor.runners import check_runners
 from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
 from partwise.errors import LaunchError
@@ -78,6 +79,7 @@ def open_assignment(assign: Assign) -> Assignment:
     model = open_version(assign.model_path, plan.model.version)
     verify_plan(plan, model)
     check_whole(plan)
+    check_runners(plan, model)
     return Assignment(
         part=assign.part,
         deployment=assign.deployment,

@@ -29,9 +29,11 @@ class RunnerOptions:
 
 
 class Runner(Protocol):
-    """Computes the layers of one part. One thread owns it."""
+    """Computes the layers of one part. One thread owns it. ``notes`` say to people what it did
+    otherwise than was to be expected when it was made."""
 
     weight_bytes: int
+    notes: tuple[str, ...]
 
     def run(
         self,

@@ -295,6 +295,7 @@ class PartServer:
                 weight_bytes=self._runner.weight_bytes,
                 resident_bytes=resident_bytes(),
                 empty_resident_bytes=self._empty_bytes,
+                notes=self._runner.notes,
             )
         )
 

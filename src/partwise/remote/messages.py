@@ -37,11 +37,12 @@ class LoadProgress(Message, frozen=True, kw_only=True):
 
 
 class Loaded(Message, frozen=True, kw_only=True):
-    """Server to coordinator: its weights are in memory."""
+    """Server to coordinator: its weights are in memory. ``notes`` are for people."""
 
     weight_bytes: int
     resident_bytes: int
     empty_resident_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 class Connect(Message, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from partwise.errors import RemoteError
 from partwise.remote.frame import Frame
 from partwise.remote.link import Link
 
-SPIN_S = 300e-6
+SPIN_S = 4e-3
+"""What a neighbour computes with rounded weights; docs/decisions/0021."""
 MAX_SHORT_WAITS = 4096
 
 _READ = select.EPOLLIN

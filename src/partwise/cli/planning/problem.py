@@ -36,7 +36,6 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help="decoded at a time, with --train microbatches a step; a plan for each (default: 1)",
     )
-    add("--precision", metavar="P", help="of the weights (default: fp32)")
     add("--allow", metavar="WORD,...", help=f"for layers too large: {', '.join(ALLOWED)}")
     add("--train", action="store_true", help="training, on microbatches of --sequences")
     add("--checkpointing", action="store_true", help="training computes activations again")
@@ -48,7 +47,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: the first such option.
     """
-    names = ("host", "only", "strategy", "goal", "compare", "streams", "precision", "allow")
+    names = ("host", "only", "strategy", "goal", "compare", "streams", "allow")
     for name in (*names, "train", "checkpointing", *(option.name for option in STRATEGY_OPTIONS)):
         if is_given(args, name):
             instead = f"--cluster local-{args.parts}" if args.parts else "--cluster FILE"

@@ -1,4 +1,5 @@
-"""llama: grouped-query attention, a gated MLP, RMS norms, rotary positions.
+"""llama, and what others take from it: grouped-query attention, a gated MLP, RMS norms, rotary
+positions.
 
 Source: transformers, models/llama/configuration_llama.py and modeling_llama.py.
 """
@@ -23,12 +24,14 @@ from partwise.model.safetensors_file import TensorEntry
 
 # Old checkpoints store it once a layer; the module computes it.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
-_ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotary positions that turn a token by its own position alone, up to the model's context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sizes:
+class Sizes:
+    """Of a decoder, as config.json gives them."""
+
     hidden: int
     intermediate: int
     num_blocks: int
@@ -36,15 +39,17 @@ class _Sizes:
     heads_per_group: int
     head_dim: int
     vocabulary: int
-    has_attention_bias: bool
-    has_mlp_bias: bool
 
     @classmethod
-    def read(cls, config: Config) -> _Sizes:
+    def read(cls, config: Config, default_head_dim: int = 0) -> Sizes:
+        """The sizes that config.json gives; ``default_head_dim`` 0: the heads share the hidden
+        state evenly."""
         hidden = config.size("hidden_size", 4096)
         num_heads = config.size("num_attention_heads", 32)
         num_kv_heads = config.size("num_key_value_heads", num_heads)
-        default_head_dim = config.divide("hidden_size", "num_attention_heads", (hidden, num_heads))
+        head_dim = config.size("head_dim", default_head_dim or max(1, hidden // num_heads))
+        if not default_head_dim and not config.values.get("head_dim"):
+            config.divide("hidden_size", "num_attention_heads", (hidden, num_heads))
         return cls(
             hidden=hidden,
             intermediate=config.size("intermediate_size", 11008),
@@ -53,19 +58,23 @@ class _Sizes:
             heads_per_group=config.divide(
                 "num_attention_heads", "num_key_value_heads", (num_heads, num_kv_heads)
             ),
-            head_dim=config.size("head_dim", default_head_dim),
+            head_dim=head_dim,
             vocabulary=config.size("vocab_size", 32000),
-            has_attention_bias=config.flag("attention_bias", False),
-            has_mlp_bias=config.flag("mlp_bias", False),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Llama:
-    """LlamaForCausalLM: [embedding, blocks, norm, head]; the hidden state crosses each cut."""
+    """LlamaForCausalLM: [embedding, blocks, norm, head]; the hidden state crosses each cut.
+
+    Other architectures name themselves and say what their blocks have.
+    """
 
     architecture: str = "LlamaForCausalLM"
     model_type: str = "llama"
+    default_context_tokens: int = 2048
+    default_head_dim: int = 0
+    rope_types: tuple[str, ...] = ROPE_TYPES
 
     def describe(
         self,
@@ -81,8 +90,8 @@ class Llama:
         """
         reader = Config(values=config)
         reader.refuse("quantization_config", "use a copy of the model that is not quantised")
-        _check_rope(config)
-        sizes = _Sizes.read(reader)
+        _check_rope(config, self.rope_types)
+        sizes = Sizes.read(reader, self.default_head_dim)
         tensors = StoredTensors(shapes_by_name, prefix="model.", ignored=_IGNORED)
         table, head = describe_ends(
             tensors,
@@ -91,7 +100,7 @@ class Llama:
             is_tied=reader.flag("tie_word_embeddings", False),
         )
         norm = tensors.take("model.norm.weight", (sizes.hidden,))
-        blocks = [_block(tensors, sizes, i) for i in range(sizes.num_blocks)]
+        blocks = [self._block(tensors, reader, sizes, i) for i in range(sizes.num_blocks)]
         tensors.refuse_leftovers(self.architecture)
         return Model(
             name=name,
@@ -103,14 +112,53 @@ class Llama:
                 head,
             ),
             cut_tensors=(CutTensor(name="hidden", width=sizes.hidden),),
-            context_tokens=reader.size("max_position_embeddings", 2048),
+            context_tokens=self._context_tokens(reader),
             vocab_size=sizes.vocabulary,
             hidden_size=sizes.hidden,
             config_digest=reader.digest(),
         )
 
+    def _block(self, tensors: StoredTensors, config: Config, sizes: Sizes, index: int) -> Layer:
+        name = f"model.layers.{index}"
+        norms = [
+            tensors.take(f"{name}.{norm}.weight", (sizes.hidden,))
+            for norm in ("input_layernorm", "post_attention_layernorm")
+        ]
+        parameters = (
+            *self.attention(tensors, config, sizes, f"{name}.self_attn"),
+            *self.mlp(tensors, config, sizes, f"{name}.mlp"),
+            *norms,
+        )
+        kinds = (
+            NeuronKind(name=KV_GROUP, count=sizes.num_kv_heads),
+            NeuronKind(name=MLP_UNIT, count=sizes.intermediate),
+        )
+        return describe_block(name, parameters, kinds, 2 * sizes.num_kv_heads * sizes.head_dim)
 
-def _check_rope(config: Mapping[str, object]) -> None:
+    def attention(
+        self, tensors: StoredTensors, config: Config, sizes: Sizes, name: str
+    ) -> list[Parameter]:
+        """The parameters of attention."""
+        has_bias = config.flag("attention_bias", False)
+        return describe_attention(tensors, sizes, name, biases=(has_bias, has_bias))
+
+    def mlp(
+        self, tensors: StoredTensors, config: Config, sizes: Sizes, name: str
+    ) -> list[Parameter]:
+        """The parameters of the MLP."""
+        return describe_mlp(tensors, sizes, name, has_bias=config.flag("mlp_bias", False))
+
+    def window_tokens(self, config: Config) -> int | None:
+        """How far back a token sees, where that is less than everything."""
+        return None
+
+    def _context_tokens(self, config: Config) -> int:
+        """Up to its window a model that sees no further is one that sees everything."""
+        context_tokens = config.size("max_position_embeddings", self.default_context_tokens)
+        return min(context_tokens, self.window_tokens(config) or context_tokens)
+
+
+def _check_rope(config: Mapping[str, object], known: tuple[str, ...]) -> None:
     """longrope, among others, chooses its factors by the largest position of a call, and a call
     here holds rows of several sequences."""
     for key in ("rope_parameters", "rope_scaling"):  # transformers 5, and before
@@ -118,71 +166,59 @@ def _check_rope(config: Mapping[str, object]) -> None:
         if not isinstance(rope, Mapping):
             continue
         kind = rope.get("rope_type") or rope.get("type") or "default"
-        if kind not in _ROPE_TYPES:
+        if kind not in known:
             raise ModelError(
                 f"config.json has rotary positions of type {kind!r} ({key}), known are"
-                f" {', '.join(_ROPE_TYPES)}: take a model with one of these"
+                f" {', '.join(known)}: take a model with one of these"
             )
 
 
-def _block(tensors: StoredTensors, sizes: _Sizes, index: int) -> Layer:
-    name = f"model.layers.{index}"
-    norms = [
-        tensors.take(f"{name}.{norm}.weight", (sizes.hidden,))
-        for norm in ("input_layernorm", "post_attention_layernorm")
-    ]
-    parameters = (
-        *_attention(tensors, sizes, f"{name}.self_attn"),
-        *_mlp(tensors, sizes, f"{name}.mlp"),
-        *norms,
-    )
-    kinds = (
-        NeuronKind(name=KV_GROUP, count=sizes.num_kv_heads),
-        NeuronKind(name=MLP_UNIT, count=sizes.intermediate),
-    )
-    return describe_block(name, parameters, kinds, 2 * sizes.num_kv_heads * sizes.head_dim)
-
-
-def _attention(tensors: StoredTensors, sizes: _Sizes, name: str) -> list[Parameter]:
+def describe_attention(
+    tensors: StoredTensors, sizes: Sizes, name: str, *, biases: tuple[bool, bool]
+) -> list[Parameter]:
+    """Four projections; ``biases`` say whether the first three have one, and the last."""
     query_width = sizes.heads_per_group * sizes.head_dim
     parameters = []
     for projection, width in (("q", query_width), ("k", sizes.head_dim), ("v", sizes.head_dim)):
-        parameters += _output_split(
+        parameters += output_split(
             tensors,
             f"{name}.{projection}_proj",
             (sizes.num_kv_heads * width, sizes.hidden),
             NeuronAxis(kind=KV_GROUP, axis=0, width=width),
-            has_bias=sizes.has_attention_bias,
+            has_bias=biases[0],
         )
-    return parameters + _input_split(
+    return parameters + input_split(
         tensors,
         f"{name}.o_proj",
         (sizes.hidden, sizes.num_kv_heads * query_width),
         NeuronAxis(kind=KV_GROUP, axis=1, width=query_width),
-        has_bias=sizes.has_attention_bias,
+        has_bias=biases[1],
     )
 
 
-def _mlp(tensors: StoredTensors, sizes: _Sizes, name: str) -> list[Parameter]:
+def describe_mlp(
+    tensors: StoredTensors, sizes: Sizes, name: str, *, has_bias: bool
+) -> list[Parameter]:
+    """Three projections."""
     parameters = []
     for projection in ("gate_proj", "up_proj"):
-        parameters += _output_split(
+        parameters += output_split(
             tensors,
             f"{name}.{projection}",
             (sizes.intermediate, sizes.hidden),
             NeuronAxis(kind=MLP_UNIT, axis=0, width=1),
-            has_bias=sizes.has_mlp_bias,
+            has_bias=has_bias,
         )
-    return parameters + _input_split(
+    return parameters + input_split(
         tensors,
         f"{name}.down_proj",
         (sizes.hidden, sizes.intermediate),
         NeuronAxis(kind=MLP_UNIT, axis=1, width=1),
-        has_bias=sizes.has_mlp_bias,
+        has_bias=has_bias,
     )
 
 
-def _output_split(
+def output_split(
     tensors: StoredTensors, name: str, shape: tuple[int, int], axis: NeuronAxis, *, has_bias: bool
 ) -> list[Parameter]:
     """A linear layer whose outputs are neurons: its bias is split with them."""
@@ -192,7 +228,7 @@ def _output_split(
     return parameters
 
 
-def _input_split(
+def input_split(
     tensors: StoredTensors, name: str, shape: tuple[int, int], axis: NeuronAxis, *, has_bias: bool
 ) -> list[Parameter]:
     """A linear layer whose inputs are neurons: its bias belongs to the whole sum."""

@@ -6,6 +6,7 @@ How a family is described, and how it splits into neurons, is in `partwise.model
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -63,32 +64,33 @@ class TorchFamily(ABC):
 
 
 class LlamaFamily(TorchFamily):
-    """LlamaForCausalLM."""
+    """LlamaForCausalLM, and architectures whose modules differ from its in their names: all of
+    ``source``, beginning with ``prefix_of_classes``."""
 
     source = "transformers.models.llama.modeling_llama"
+    prefix_of_classes: ClassVar[str] = "Llama"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        from transformers import LlamaConfig
-        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-        self.config = LlamaConfig.from_dict(dict(config))
+        self.config = self._class("Config").from_dict(dict(config))
         self.config._attn_implementation = ATTENTION_NAME
-        self._rotary = LlamaRotaryEmbedding(self.config)
+        self._rotary = self._class("RotaryEmbedding")(self.config)
         self._like = torch.empty(0)
+
+    def _class(self, name: str) -> Any:
+        """What transformers calls ``name`` of this architecture."""
+        return getattr(importlib.import_module(self.source), self.prefix_of_classes + name)
 
     def embedding(self) -> nn.Module:
         return nn.Embedding(self.config.vocab_size, self.config.hidden_size)
 
     def block(self, index: int) -> nn.Module:
-        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-        module: nn.Module = LlamaDecoderLayer(self.config, index)
+        module: nn.Module = self._class("DecoderLayer")(self.config, index)
         return module
 
     def norm(self) -> nn.Module:
-        from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-        module: nn.Module = LlamaRMSNorm(self.config.hidden_size, eps=self.config.rms_norm_eps)
+        module: nn.Module = self._class("RMSNorm")(
+            self.config.hidden_size, eps=self.config.rms_norm_eps
+        )
         return module
 
     def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
@@ -97,6 +99,34 @@ class LlamaFamily(TorchFamily):
 
     def block_arguments(self, positions_1N: Tensor) -> dict[str, Any]:
         return {"position_embeddings": self._rotary(self._like, positions_1N)}
+
+
+class MistralFamily(LlamaFamily):
+    """MistralForCausalLM."""
+
+    source = "transformers.models.mistral.modeling_mistral"
+    prefix_of_classes = "Mistral"
+
+
+class Qwen2Family(LlamaFamily):
+    """Qwen2ForCausalLM."""
+
+    source = "transformers.models.qwen2.modeling_qwen2"
+    prefix_of_classes = "Qwen2"
+
+
+class Qwen3Family(LlamaFamily):
+    """Qwen3ForCausalLM."""
+
+    source = "transformers.models.qwen3.modeling_qwen3"
+    prefix_of_classes = "Qwen3"
+
+
+class Phi3Family(LlamaFamily):
+    """Phi3ForCausalLM."""
+
+    source = "transformers.models.phi3.modeling_phi3"
+    prefix_of_classes = "Phi3"
 
 
 class Gpt2Embedding(nn.Module):
@@ -145,6 +175,10 @@ class Gpt2Family(TorchFamily):
 
 FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
     "LlamaForCausalLM": LlamaFamily,
+    "MistralForCausalLM": MistralFamily,
+    "Qwen2ForCausalLM": Qwen2Family,
+    "Qwen3ForCausalLM": Qwen3Family,
+    "Phi3ForCausalLM": Phi3Family,
     "GPT2LMHeadModel": Gpt2Family,
 }
 

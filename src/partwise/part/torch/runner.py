@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from partwise.errors import NotFinite
 from partwise.model import Layer, LayerKind
+from partwise.part.finite import not_finite
 from partwise.part.runner import RunnerOptions
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
@@ -44,6 +44,7 @@ class TorchRunner:
             for index, layer in zip(_count_blocks(self._layers), self._layers, strict=True)
         ]
         self.weight_bytes = weights.total_bytes
+        self.notes: tuple[str, ...] = ()
         self._kv = _make_kv(self._family, self._layers)
 
     @torch.inference_mode()
@@ -117,12 +118,7 @@ class TorchRunner:
         # The sum is finite for almost every finite tensor and costs one pass over it.
         if torch.isfinite(values.sum()) or bool(torch.isfinite(values).all()):
             return
-        sequences = ", ".join(f"{row.sequence} at position {row.position}" for row in rows)
-        raise NotFinite(
-            f"{self._part} ({self._where}) computed NaN or infinity for sequence {sequences}:"
-            " its weights are damaged, or the model overflows fp32",
-            part=self._part,
-        )
+        raise not_finite(self._part, self._where, rows)
 
 
 def _count_blocks(layers: Sequence[Layer]) -> list[int]:

@@ -1,0 +1,135 @@
+"""Which runner computes a model at which precision, and why: from its description alone.
+
+ONNX Runtime's operators decode faster than torch's on CPUs at every precision where they cover
+the model (docs/decisions/0020); torch computes every family, in fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from partwise.distributor.plan import PRECISIONS, Plan, Precision, RunnerName
+from partwise.errors import PlanError
+from partwise.model.description import LayerKind, Model
+
+ONNX_ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+RUNS: dict[str, tuple[str, ...]] = {"torch": ("fp32",), "onnx": ("fp32", "int8", "int4")}
+"""The precisions of each runner."""
+ROUNDED = ("int8", "int4")
+HEAD_SIZE_MULTIPLE = 16
+"""Of GroupQueryAttention with rotary positions."""
+ONNX_BLOCK = 32
+"""Consecutive inputs that share a scale where weights are rounded as a graph is built."""
+KV_GROUP = "kv_group"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerChoice:
+    """A runner and a precision; ``reason`` says to people why."""
+
+    runner: RunnerName
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerWish:
+    """What somebody asks of the runner; None: whatever is best."""
+
+    precision: str | None = None
+    runner: str | None = None
+    is_deterministic: bool = False
+
+
+NO_WISH = RunnerWish()
+
+
+def runner_for(precision: str) -> RunnerName:
+    """The runner whose measured kernels stand for ``precision`` in the cost model."""
+    return "onnx" if precision in ROUNDED else "torch"
+
+
+def choose_runner(model: Model, wish: RunnerWish) -> RunnerChoice:
+    """The runner for ``model``, as asked for where it can be.
+
+    Raises:
+        PlanError: an unknown name, or a precision that no runner computes for the model; says
+            what would work.
+    """
+    _check_names(wish)
+    precision: Precision = wish.precision or "fp32"  # type: ignore[assignment]
+    lack = find_lack(model, precision)
+    if precision not in RUNS["torch"]:
+        _check_rounded(wish, precision, lack)
+    if wish.is_deterministic:
+        if wish.runner == "onnx":
+            raise PlanError("deterministic runs are torch's: leave out the onnx runner")
+        reason = "its bits are the same for every number of parts"
+        return RunnerChoice(runner="torch", precision=precision, reason=reason)
+    if wish.runner == "torch":
+        return RunnerChoice(runner="torch", precision=precision, reason="it was asked for")
+    if lack:
+        reason = f"the onnx runner does not cover this model: {lack}"
+        return RunnerChoice(runner="torch", precision=precision, reason=reason)
+    reason = "it was asked for" if wish.runner else "it is the fastest on CPUs"
+    return RunnerChoice(runner="onnx", precision=precision, reason=reason)
+
+
+def check_runners(plan: Plan, model: Model) -> None:
+    """Refuse a plan with a part whose runner does not compute the model.
+
+    Raises:
+        PlanError: there is one; says what the runner lacks.
+    """
+    for part in plan.parts:
+        if part.runner == "onnx" and (lack := find_lack(model, part.precision)):
+            raise PlanError(
+                f"{part.name} is for the onnx runner, and {lack}: plan with the torch runner,"
+                " in fp32"
+            )
+
+
+def find_lack(model: Model, precision: str) -> str:
+    """Why ONNX Runtime's operators do not cover the model; empty if they do."""
+    if model.architecture not in ONNX_ARCHITECTURES:
+        return f"{model.architecture} is none of {', '.join(ONNX_ARCHITECTURES)}"
+    block = next(layer for layer in model.layers if layer.kind is LayerKind.BLOCK)
+    num_groups = next(kind.count for kind in block.neuron_kinds if kind.name == KV_GROUP)
+    head_size = block.kv_elements_per_token // (2 * num_groups)
+    if head_size % HEAD_SIZE_MULTIPLE:
+        return f"its heads have {head_size} elements, no multiple of {HEAD_SIZE_MULTIPLE}"
+    if precision in ROUNDED:
+        for parameter in (p for layer in model.layers[1:] for p in layer.parameters):
+            if len(parameter.shape) == 2 and parameter.shape[1] % ONNX_BLOCK:
+                return (
+                    f"{parameter.name} has {parameter.shape[1]} inputs, which blocks of"
+                    f" {ONNX_BLOCK} do not divide"
+                )
+    return ""
+
+
+def _check_names(wish: RunnerWish) -> None:
+    known = ", ".join(RUNS["onnx"])
+    if wish.precision is not None and wish.precision not in RUNS["onnx"]:
+        is_known = wish.precision in PRECISIONS
+        what = "is computed by no runner on CPUs" if is_known else "is not known"
+        raise PlanError(f"the precision {wish.precision!r} {what}: give one of {known}")
+    if wish.runner is not None and wish.runner not in RUNS:
+        raise PlanError(f"the runner {wish.runner!r} is not known: give one of {', '.join(RUNS)}")
+
+
+def _check_rounded(wish: RunnerWish, precision: str, lack: str) -> None:
+    """Refuse a rounded precision where the onnx runner cannot be taken."""
+    if lack:
+        raise PlanError(f"{precision} is for the onnx runner, and {lack}: give fp32")
+    if wish.is_deterministic or wish.runner == "torch":
+        what = "a deterministic run is" if wish.is_deterministic else "the torch runner is"
+        raise PlanError(
+            f"{what} in fp32 alone: give fp32 instead of {precision}, or drop the other"
+        )

@@ -1,0 +1,168 @@
+"""Built graphs in the store's folder of the model: found again, checked, or built.
+
+One folder for each of (model, layers, precision, builder); in it files with unique names and
+`graph.json`, which names those in force and their digests and is replaced at once. So a
+reader sees a whole graph or none, a failed build changes nothing, and files that a running
+server has mapped stay until it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from partwise.errors import StoreError
+from partwise.part.onnx.rounding import Rounding
+from partwise.part.runner import RunnerOptions
+from partwise.store.durable import locked, remove_file, replace_file
+from partwise.store.manifest import fingerprint_of
+
+BUILDER_VERSION = 2
+"""Raised whenever the same layers become another graph."""
+RECORD_NAME, DATA_SUFFIX = "graph.json", ".data"
+STALE_S = 3600.0
+"""After so long without a write a file that is not in force is of a build that was killed."""
+_PIECE_BYTES = 1 << 20
+
+
+class CachedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file beside the record."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the model as it was when the graph was built: another time means other weights."""
+
+    file: str
+    num_bytes: int
+    modified_ns: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a folder holds. ``graph`` and ``weights`` are of all layers but the embedding, whose
+    ``table`` is fp32, C-ordered."""
+
+    builder: int
+    sources: tuple[SourceFile, ...]
+    graph: CachedFile | None
+    weights: CachedFile | None
+    table: CachedFile | None
+
+    @property
+    def files(self) -> list[CachedFile]:
+        return [file for file in (self.graph, self.weights, self.table) if file is not None]
+
+
+class GraphCache:
+    """The graph of one part, in a folder of the store. ``notes`` say to people what was built
+    again, and why."""
+
+    def __init__(self, options: RunnerOptions, rounding: Rounding) -> None:
+        self._options = options
+        self._rounding = rounding
+        self.notes: list[str] = []
+        self.folder = options.store.location / "graphs" / _key(options, rounding)
+
+    def open(self) -> Record:
+        """The record of a graph that is whole, built now if there is none.
+
+        Raises:
+            StoreError: it cannot be written, or the model cannot be read.
+        """
+        found = self._find()
+        if isinstance(found, Record):
+            return found
+        if found:
+            self.notes.append(f"{self._options.part}'s graph {found}: built again")
+        from partwise.part.onnx.build import build
+
+        sources = list_sources(self._options)
+        return self._adopt(build(self._options, self._rounding, self.folder, sources))
+
+    def _find(self) -> Record | str:
+        """What is there, if it is of these weights and as it was written; else what is wrong
+        with it, which is nothing where there is none."""
+        record = self._read()
+        if not isinstance(record, Record):
+            return record
+        if record.sources != list_sources(self._options):
+            return "is of weights that have changed"
+        damages = (_damage(self.folder / file.name, file) for file in record.files)
+        return next(filter(None, damages), record)
+
+    def _read(self) -> Record | str:
+        try:
+            return msgspec.json.decode((self.folder / RECORD_NAME).read_bytes(), type=Record)
+        except FileNotFoundError:
+            return ""
+        except (OSError, msgspec.DecodeError) as exc:
+            return f"in {self.folder} cannot be read ({exc})"
+
+    def _adopt(self, built: Record) -> Record:
+        """Put ``built`` in force, unless somebody else was faster; what is in force."""
+        with locked(self.folder):
+            found, before = self._find(), self._read()
+            if isinstance(found, Record):  # its files may be open already, ours are not
+                self._remove([built], found)
+                return found
+            replace_file(self.folder / RECORD_NAME, msgspec.json.encode(built))
+            self._remove([before] if isinstance(before, Record) else [], built)
+            return built
+
+    def _remove(self, records: Sequence[Record], kept: Record) -> None:
+        """Remove the files of ``records``, and what was left behind by builds that were killed."""
+        names = {file.name for record in records for file in record.files}
+        for path in self.folder.glob(f"*{DATA_SUFFIX}"):
+            is_old = time.time() - path.stat().st_mtime > STALE_S
+            is_kept = any(path.name == file.name for file in kept.files)
+            if not is_kept and (is_old or path.name in names):
+                remove_file(path)
+
+
+def list_sources(options: RunnerOptions) -> tuple[SourceFile, ...]:
+    """The model's files as they are now.
+
+    Raises:
+        StoreError: one is gone.
+    """
+    found = []
+    for shard in options.store.manifest.shards:
+        path = options.model_path / shard.file
+        try:
+            state = path.stat()
+        except OSError as exc:
+            raise StoreError(f"cannot look at shard {path}: {exc.strerror}; restore it") from exc
+        found.append(
+            SourceFile(file=shard.file, num_bytes=state.st_size, modified_ns=state.st_mtime_ns)
+        )
+    return tuple(found)
+
+
+def _key(options: RunnerOptions, rounding: Rounding) -> str:
+    """The folder's name: the same for whatever becomes the same graph."""
+    stage = options.plan.stage_of(options.part)
+    described = [
+        BUILDER_VERSION, options.model.fingerprint, fingerprint_of(options.store.manifest),
+        stage.start, stage.stop, rounding.precision, rounding.block, rounding.is_symmetric,
+    ]  # fmt: skip
+    digest = hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:12]
+    return f"{stage.start}-{stage.stop}-{rounding.precision}-{digest}"
+
+
+def _damage(path: Path, file: CachedFile) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    hasher = hashlib.sha256()
+    try:
+        with path.open("rb") as opened:
+            while piece := opened.read(_PIECE_BYTES):
+                hasher.update(piece)
+    except OSError as exc:
+        return f"file {path.name} cannot be read ({exc.strerror})"
+    return "" if hasher.hexdigest() == file.sha256 else f"file {path.name} has a wrong digest"

@@ -1,0 +1,67 @@
+"""Greedy picks of a pass, gathered call by call and given back in the order of its rows.
+
+Shapes: R rows that ask, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.remote.frame import Row, RowFlag
+from partwise.remote.layout import Array
+
+Floats = NDArray[np.float32]
+
+
+_PICK, _LOGPROB, _LOGITS = map(int, (RowFlag.PICK, RowFlag.LOGPROB, RowFlag.LOGITS))
+"""Plain numbers: the arithmetic of flags takes longer than a pick."""
+
+
+class Picks:
+    """What the rows of one pass ask of their last token."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._places: dict[int, int] = {}  # of the rows that ask, among their kind
+        self._wanted = 0
+        for index, row in enumerate(rows):
+            if row.flags & _PICK:
+                self._places[index] = len(self._places)
+                self._wanted |= row.flags
+        self._ids = [0] * len(self._places)
+        self._log_probabilities = [0.0] * len(self._places)
+        self._logits: list[Floats | None] = [None] * len(self._places)
+
+    def asks(self, index: int) -> bool:
+        """Whether the row ``index`` of the pass wants a pick."""
+        return index in self._places
+
+    def add(self, indices: Sequence[int], logits_RV: Floats) -> bool:
+        """Take the logits of rows that ask; what is kept of them is copied. Whether they are
+        finite, as far as they were asked for: NaN and infinity are largest, and so the picks."""
+        taken = [self._take(self._places[i], logits_RV[n]) for n, i in enumerate(indices)]
+        return all(taken)
+
+    def _take(self, place: int, logits_V: Floats) -> bool:
+        picked = int(logits_V.argmax())
+        best = float(logits_V[picked])
+        self._ids[place] = picked
+        if self._wanted & _LOGPROB:
+            # The pick's own logit is the largest: its log-probability is that of zero.
+            self._log_probabilities[place] = -math.log(np.exp(logits_V - best).sum())
+        if self._wanted & _LOGITS:
+            self._logits[place] = logits_V.copy()
+            return bool(np.isfinite(logits_V).all())
+        return math.isfinite(best)
+
+    def outputs(self) -> tuple[Array, ...]:
+        """See `Runner.run`."""
+        outputs: list[Array] = [np.array(self._ids, np.int64)]
+        if self._wanted & _LOGPROB:
+            outputs.append(np.array(self._log_probabilities, np.float32))
+        if self._wanted & _LOGITS:
+            outputs.append(np.array(self._logits, np.float32))
+        return tuple(outputs)

@@ -1,0 +1,145 @@
+"""Runs the layers of one part with ONNX Runtime: one graph, built for just these layers.
+
+A pass is one call for all rows of one token, and one for each row of several, since
+GroupQueryAttention continues one sequence a call. A call cannot be left before its end:
+``between_layers`` is called between the calls of a pass, and before its first.
+
+Shapes: N tokens of the pass, B rows of a call, T tokens of each, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partwise.errors import PromptError
+from partwise.model import LayerKind
+from partwise.part.finite import not_finite
+from partwise.part.onnx.cache import GraphCache
+from partwise.part.onnx.kv import KvPool
+from partwise.part.onnx.picks import Picks
+from partwise.part.onnx.rounding import Rounding
+from partwise.part.onnx.session import Graph, open_session
+from partwise.part.onnx.shape import Shape
+from partwise.part.onnx.table import Table
+from partwise.part.runner import RunnerOptions
+from partwise.remote.frame import Row
+from partwise.remote.layout import Array
+
+Floats = NDArray[np.float32]
+
+
+class OnnxRunner:
+    """The layers ``start:stop`` of a model, whole, on the CPU."""
+
+    def __init__(self, options: RunnerOptions) -> None:
+        stage = options.plan.stage_of(options.part)
+        model = options.model
+        layers = model.layers[stage.start : stage.stop]
+        self._part = options.part
+        self._where = model.describe_range(stage.start, stage.stop)
+        self._context_tokens = model.context_tokens
+        self._has_head = layers[-1].kind is LayerKind.HEAD
+        self._kv = None
+        if num_blocks := sum(layer.kind is LayerKind.BLOCK for layer in layers):
+            shape = Shape.read(model, options.store.config)
+            self._kv = KvPool(num_blocks, shape.num_kv_heads, shape.head_size)
+        self._open(options)
+
+    def _open(self, options: RunnerOptions) -> None:
+        """Find or build the graph, and open it."""
+        precision = options.plan.part(options.part).precision
+        cache = GraphCache(options, Rounding(precision=precision))
+        record, model = cache.open(), options.model
+        self._table = self._graph = None
+        if record.table is not None:
+            self._table = Table(cache.folder / record.table.name, model.hidden_size)
+        if record.graph is not None:
+            session = open_session(cache.folder / record.graph.name, options.threads or 1)
+            num_logits = model.vocab_size if self._has_head else 0
+            self._graph = Graph(session, self._kv, model.hidden_size, num_logits)
+        self.weight_bytes = sum(file.num_bytes for file in (record.weights, record.table) if file)
+        self.notes = tuple(cache.notes)
+        options.on_progress(self.weight_bytes, self.weight_bytes)
+
+    def run(
+        self,
+        rows: Sequence[Row],
+        inputs: Sequence[Array],
+        between_layers: Callable[[], None],
+    ) -> tuple[Array, ...]:
+        """See `Runner.run`."""
+        given: Any = inputs[0]  # what the cut says; see `Assignment.event`
+        hidden_NW: Floats = given if self._table is None else self._table.look_up(given)
+        if self._graph is None:
+            return (hidden_NW,)
+        starts = _starts(rows)
+        picks = Picks(rows) if self._has_head else None
+        out_NW = hidden_NW if picks else np.empty_like(hidden_NW)
+        for indices in self._group(rows):
+            between_layers()
+            slot, group, lengths = self._place(indices, rows)
+            tokens = _select(group, starts)
+            count = rows[group[0]].num_tokens
+            hidden_BTW = hidden_NW[tokens].reshape(len(group), count, -1)
+            asking = [i for i in group if picks and picks.asks(i)]
+            last = [group.index(i) * count + count - 1 for i in asking]
+            result = self._graph.run(hidden_BTW, slot, lengths, last)
+            if not (picks.add(asking, result) if picks else bool(np.isfinite(result).all())):
+                raise not_finite(self._part, self._where, rows)
+            if not picks:
+                out_NW[tokens] = result.reshape(-1, result.shape[-1])
+        return picks.outputs() if picks else (out_NW,)
+
+    def release(self, sequences: Sequence[int]) -> None:
+        """See `Runner.release`."""
+        if self._kv is not None:
+            self._kv.release(sequences)
+
+    def _group(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The indices of the rows that are computed together."""
+        single = [index for index, row in enumerate(rows) if row.num_tokens == 1]
+        if len({rows[index].sequence for index in single}) < len(single):
+            return [[index] for index in range(len(rows))]  # one sequence goes on several times
+        longer = [[index] for index, row in enumerate(rows) if row.num_tokens > 1]
+        return [single, *longer] if single else longer
+
+    def _place(self, group: list[int], rows: Sequence[Row]) -> tuple[int, list[int], list[int]]:
+        """The first slot of a group, its rows in the order of their slots, and their lengths.
+
+        Raises:
+            PromptError: a row goes beyond the model's context.
+        """
+        lengths = {
+            rows[index].sequence: rows[index].position + rows[index].num_tokens for index in group
+        }
+        if max(lengths.values()) > self._context_tokens:
+            raise PromptError(
+                f"{self._part} was sent {max(lengths.values())} tokens of a sequence, the context"
+                f" is {self._context_tokens}: ask for fewer"
+            )
+        if self._kv is None:
+            return 0, group, list(lengths.values())
+        slots = self._kv.place(lengths)
+        ordered = sorted(group, key=lambda index: slots[rows[index].sequence])
+        return min(slots.values()), ordered, [lengths[rows[i].sequence] for i in ordered]
+
+
+def _select(group: Sequence[int], starts: Sequence[int]) -> slice | list[int]:
+    """The tokens of rows that have as many each, among those of the pass: without a copy, where
+    they follow each other."""
+    if all(one + 1 == other for one, other in pairwise(group)):
+        return slice(starts[group[0]], starts[group[-1] + 1])
+    return [token for i in group for token in range(starts[i], starts[i + 1])]
+
+
+def _starts(rows: Sequence[Row]) -> list[int]:
+    """For each row the number of tokens of those before it."""
+    starts = [0]
+    for row in rows:
+        starts.append(starts[-1] + row.num_tokens)
+    return starts
