@@ -15,6 +15,7 @@ from collections.abc import Callable
 from partwise import errors
 from partwise.errors import PartwiseError, RemoteError
 from partwise.part.assignment import Assignment, open_assignment
+from partwise.part.links import ServerLinks
 from partwise.part.machine import (
     Action,
     Broken,
@@ -36,10 +37,8 @@ from partwise.part.machine import (
     Unassigned,
 )
 from partwise.part.memory import resident_bytes
-from partwise.part.refused import RefusedClients
 from partwise.part.runner import Runner, RunnerFactory
 from partwise.remote.authenticate import Hello
-from partwise.remote.channel import Channel
 from partwise.remote.frame import Frame, RowFlag
 from partwise.remote.link import Link
 from partwise.remote.messages import (
@@ -65,8 +64,6 @@ from partwise.remote.transport import Address, Listener, Transport
 
 IDLE_POLL_S = 1.0
 _PROMPT = int(RowFlag.PROMPT)
-STALL_S = 30.0
-"""A link that takes nothing for so long of what may go is given up."""
 
 
 class _Abandoned(Exception):
@@ -89,11 +86,7 @@ class PartServer:
         self._machine = PartMachine()
         self._poller = Poller(self._on_frame, self._on_lost)
         self._poller.add(listener.fileno(), self._accept)
-        self._coordinator: Link | None = None
-        self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
-        self._inbound: set[Link] = set()
-        self._refused = RefusedClients(self._poller)
-        self._next: Link | None = None
+        self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
         self._runner: Runner | None = None
         self._todo: list[Action] = []
@@ -119,7 +112,7 @@ class PartServer:
                 self._poller.poll(IDLE_POLL_S)
                 # Before computing, which may take long: every link had its chance right now.
                 if time.monotonic() > self._next_check_s:
-                    self._give_up_stalled()
+                    self._check_links()
                 if self._todo:
                     self._do_all()
         finally:
@@ -133,37 +126,14 @@ class PartServer:
     # Links
 
     def _accept(self) -> None:
-        for hello, channel in self._listener.accepted():
-            if hello.role == "coordinator":
-                self._accept_coordinator(hello, channel)
-            else:
-                self._accept_part(hello, channel)
-
-    def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
-        link = Link(channel, hello.name)
-        if self._coordinator is not None:
-            text = f"server {self.name} already serves another coordinator: stop that one first"
-            self._refused.refuse(link, text)
-            return
-        self._coordinator = link
-        self._poller.add_link(link)
-
-    def _accept_part(self, hello: Hello, channel: Channel) -> None:
-        link = Link(channel, hello.name)
-        assignment = self._assignment
-        is_ours = assignment is not None and hello.deployment == assignment.deployment
-        if hello.role != "part" or not is_ours:
-            link.close()
-            return
-        self._inbound.add(link)
-        self._poller.add_link(link)
+        self._links.accept(self._assignment.deployment if self._assignment else None)
 
     def _on_lost(self, link: Link, error: RemoteError) -> None:
-        if link is self._coordinator:
-            self._coordinator = None
+        if link is self._links.coordinator:
+            self._links.coordinator = None
             self._apply(Unassigned())
-        elif link is self._next:
-            self._next = None
+        elif link is self._links.following:
+            self._links.following = None
             is_late = isinstance(error, errors.DeadlineExceeded)
             kind = errors.DeadlineExceeded if is_late else RemoteError
             self._fail(
@@ -172,26 +142,18 @@ class PartServer:
                     f" {self._machine.finished_step} (plan_version {self._plan_version}): {error}"
                 )
             )
-        elif link in self._refused:
-            self._refused.forget(link)
         else:
-            # The part before may be replaced: this one keeps what it holds, and the
-            # coordinator, which sees that part's end itself, decides.
-            self._inbound.discard(link)
+            self._links.forget(link)
 
-    def _give_up_stalled(self) -> None:
+    def _check_links(self) -> None:
         now_s = time.monotonic()
         self._next_check_s = now_s + IDLE_POLL_S
-        self._refused.close_late(now_s)
-        for link in (self._next, self._coordinator):
-            if link and link.wants_write and now_s - link.last_progress_s > STALL_S:
-                text = f"it took nothing for {STALL_S:g} s"
-                self._poller.lose(link, errors.DeadlineExceeded(text))
+        self._links.give_up_stalled(now_s)
 
     # Frames
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
-        if link in self._refused:
+        if link in self._links.refused:
             link.release(frame)
             return
         if frame.lease is None:  # only data frames have one
@@ -203,11 +165,11 @@ class PartServer:
         if _is_decode(frame):
             self._counters.hops += 1
             self._counters.hop_ns += time.monotonic_ns() - frame.sent_ns
-        self._previous[id(frame.lease)] = link
+        self._links.hold(link, frame)
         self._todo += self._machine.handle(Received(frame))
 
     def _on_message(self, link: Link, frame: Frame) -> None:
-        if link is not self._coordinator:
+        if link is not self._links.coordinator:
             raise errors.FrameError(f"{link.name} sent a control message: only coordinators may")
         message = decode_message(frame)
         if self._assignment is not None and frame.plan_version != self._plan_version:
@@ -242,12 +204,13 @@ class PartServer:
         )
 
     def _tell(self, message: Message) -> None:
-        if self._coordinator is None:
+        coordinator = self._links.coordinator
+        if coordinator is None:
             return
         try:
-            self._coordinator.send(message_frame(message, self._plan_version))
+            coordinator.send(message_frame(message, self._plan_version))
         except RemoteError as exc:
-            self._poller.lose(self._coordinator, exc)
+            self._poller.lose(coordinator, exc)
 
     @property
     def _plan_version(self) -> int:
@@ -313,17 +276,12 @@ class PartServer:
             kind = type(exc) if isinstance(exc, RemoteError) else RemoteError
             self._fail(kind(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
-        self._next = Link(channel, connect.part)
-        self._poller.add_link(self._next)
+        self._links.follow(channel, connect.part)
         self._apply(NextReached())
         self._tell(Connected(part=connect.part))
 
     def _reset(self, action: Reset) -> None:
-        for link in (*self._inbound, self._next):
-            if link is not None:
-                self._poller.remove(link)
-        self._inbound, self._next = set(), None
-        self._previous.clear()
+        self._links.reset()
         self._assignment = self._runner = None
         self._counters = Counters()
         self._idle_since_ns = 0
@@ -340,9 +298,7 @@ class PartServer:
                 self._doers[type(action)](action)
 
     def _consume(self, action: Consume) -> None:
-        link = self._previous.pop(id(action.frame.lease), None)
-        if link is not None:
-            link.release(action.frame)
+        self._links.release(action.frame)
 
     def _refuse(self, action: Refuse) -> None:
         frame = action.frame
@@ -373,7 +329,7 @@ class PartServer:
         self._todo += self._machine.handle(Computed(frame, outputs))
 
     def _push(self, push: Push) -> None:
-        link = self._coordinator if push.to_coordinator else self._next
+        link = self._links.coordinator if push.to_coordinator else self._links.following
         if link is None:
             return
         try:
