@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partwise.engine.assembly import Assembly, PartLink, estimate_clock, failure, loss
+from partwise.engine.assembly import Assembly, PartLink, failure, loss
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
 from partwise.errors import (
@@ -143,7 +143,7 @@ class Coordinator:
         return generation
 
     def stats(self) -> list[Stats]:
-        """Every part's counters, in stage order, hop times corrected for the clocks.
+        """Every part's counters, in stage order.
 
         Raises:
             DeadlineExceeded: a part does not answer.
@@ -302,7 +302,6 @@ class Coordinator:
             case Stats():
                 self._on_stats(entry, message)
             case Pong():
-                estimate_clock(entry, message)
                 if self._diagnosis is not None:
                     self._diagnosis.pongs[entry.part.name] = message
             case Failed():
@@ -331,11 +330,7 @@ class Coordinator:
         if message.number not in self._stats:
             return  # it was asked too long ago
         answer, collected = self._stats[message.number]
-        index = self._parts.index(entry)
-        # The first part's frames come from here, the others' from the part before.
-        ahead_ns = self._parts[index - 1].clock_offset_ns if index else 0
-        message.counters.hop_ns -= message.counters.hops * (entry.clock_offset_ns - ahead_ns)
-        collected[index] = message
+        collected[self._parts.index(entry)] = message
         complete = [stats for stats in collected if stats is not None]
         if len(complete) == len(collected):
             del self._stats[message.number]
