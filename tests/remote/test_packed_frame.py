@@ -58,7 +58,7 @@ def test_a_frame_of_an_unknown_codec_is_refused_with_its_name() -> None:
 
 def test_a_packed_tensor_must_have_as_many_bytes_as_its_codec_needs() -> None:
     data = wire(pack("int8", np.ones((2, 8), np.float32)))
-    with pytest.raises(FrameError, match=r"shape \(2, 8\) in 24 bytes"):
+    with pytest.raises(FrameError, match=r"shape \(2, 8\) in 72 bytes"):
         decode_frame(received(data.replace(b"int8", b"bf16")))
 
 

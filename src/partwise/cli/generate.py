@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,12 @@ from partwise.errors import PromptError, UsageError
 if TYPE_CHECKING:
     from partwise.cli.expectation import Expectation
     from partwise.deployment import Answer, Net
+    from partwise.distributor.plan import Plan
     from partwise.engine.prepared import Prepared
     from partwise.engine.sequence import Request
+
+CODECS = ("auto", "fp32", "bf16", "fp16", "int8")
+"""As in `distributor/codecs.py`, which help must not wait for."""
 
 NAME = "generate"
 HELP = "answer a prompt with a model in parts over several servers"
@@ -59,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same bits for every number of parts; threads default to 1, more of them or"
         " fewer give other bits",
     )
+    add(
+        "--codec",
+        choices=CODECS,
+        default="auto",
+        help="of what links carry; all but fp32 change results (default: auto, as the plan says;"
+        " with --cluster what pays)",
+    )
     add("--step-timeout", metavar="S", type=float, help="seconds for a step (default: 60)")
     add("--json", action="store_true", help="print one JSON document at the end")
 
@@ -76,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
     warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
+    warn_of_codecs(prepared)
     with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
         before = net.counters()
@@ -122,9 +135,10 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
     servers = args.servers.split(",") if args.servers is not None else []
     plan = read_plan(args.plan) if args.plan is not None else None
     if args.cluster is None:
-        return prepare(args.model, parts=args.parts, servers=servers, plan=plan), None
+        prepared = prepare(args.model, parts=args.parts, servers=servers, plan=plan)
+        return replace(prepared, plan=choose_codec(args, prepared.plan)), None
     cluster = open_cluster(args.cluster, host_file=args.host)
-    plan = plan or plan_for_run(args.model, cluster)
+    plan = choose_codec(args, plan or plan_for_run(args.model, cluster))
     servers = servers or find_addresses(plan)
     if servers and args.token_file is None:
         raise UsageError("servers of the cluster that listen need --token-file, their token")
@@ -132,6 +146,22 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
     threads = args.threads or (1 if args.deterministic else choose_threads(plan, cluster))
     expectation = Expectation(plan=plan, model=prepared.model, cluster=cluster, threads=threads)
     return prepared, expectation
+
+
+def choose_codec(args: argparse.Namespace, plan: Plan) -> Plan:
+    """``plan`` with the codec asked for on every link; says so where its own are given up."""
+    from partwise.distributor.codecs import with_codec
+
+    if args.codec != "auto":
+        return with_codec(plan, args.codec)
+    own = sorted({link.codec for link in plan.links} - {"fp32"})
+    if not args.deterministic or not own:
+        return plan
+    print(
+        f"note: --deterministic sends fp32 over every link, not {', '.join(own)} as planned",
+        file=sys.stderr,
+    )
+    return with_codec(plan, "fp32")
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -160,6 +190,10 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError("--token-file is for --servers: give both or neither")
     if args.host is not None and args.cluster is None:
         raise UsageError("--host is for --cluster local-N: give both or neither")
+    if args.deterministic and args.codec not in ("auto", "fp32"):
+        raise UsageError(
+            f"--deterministic needs fp32 on every link, --codec is {args.codec}: leave one out"
+        )
     if args.pin and args.servers is not None:
         raise UsageError("--pin is for servers of this machine: leave it out with --servers")
 
@@ -210,6 +244,18 @@ def warn_of_plain_text(prepared: Prepared) -> None:
             "note: these servers prove the token when they connect; after that traffic is neither"
             " encrypted nor protected against changes (TLS comes later): use a network that you"
             " trust",
+            file=sys.stderr,
+        )
+
+
+def warn_of_codecs(prepared: Prepared) -> None:
+    """Say which links change what they carry."""
+    for codec in sorted({link.codec for link in prepared.plan.links} - {"fp32"}):
+        links = [f"{k.source} > {k.target}" for k in prepared.plan.links if k.codec == codec]
+        more = f" and {len(links) - 4} more" if len(links) > 4 else ""
+        print(
+            f"note: links {', '.join(links[:4])}{more} carry {codec}, which changes results:"
+            " --codec fp32 keeps them",
             file=sys.stderr,
         )
 

@@ -21,7 +21,7 @@ MAX_MLP_SPARSITY = 0.9
 """The largest share of MLP units that may be removed: beyond it nothing is left to calibrate."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
-Codec = Literal["fp32"]
+Codec = Literal["fp32", "bf16", "fp16", "int8"]
 Rule = Literal["owned", "replicated", "alias"]
 Gradient = Literal["owner", "sum"]
 
@@ -77,7 +77,7 @@ class Part(Value, frozen=True, kw_only=True):
 
 
 class Link(Value, frozen=True, kw_only=True):
-    """A direction in which one part sends activations to another."""
+    """A direction in which one part sends activations to another, packed by ``codec``."""
 
     source: str
     target: str

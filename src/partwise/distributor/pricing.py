@@ -14,7 +14,7 @@ from partwise.distributor.footprint import count_tokens, find_owned, measure_loa
 from partwise.distributor.load import Load
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed, spend
-from partwise.distributor.transfer import PICK_BYTES, exchange_s, find_link, hop_bytes
+from partwise.distributor.transfer import PICK_BYTES, convert_s, exchange_s, find_link, hop_bytes
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
 
@@ -174,7 +174,8 @@ class Pricing:
             codec = self._codec.get((member.part, target), "fp32")
             num_bytes = hop_bytes(self._model, rows, codec)
             link_s = num_bytes / link.bandwidth_bytes_per_s
-            ways.append((link.transfer_s(num_bytes), link_s, round(num_bytes)))
+            hop_s = link.transfer_s(num_bytes) + convert_s(self._model, rows, codec)
+            ways.append((hop_s, link_s, round(num_bytes)))
         return min(ways)
 
 

@@ -13,6 +13,12 @@ from partwise.model.description import LayerKind, Model
 
 CODEC_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 """Bytes of one activation on a link by its codec."""
+ROW_BYTES = {"int8": 28}
+"""And of one row: its scale, and the values that are exact."""
+CONVERT_S = {"bf16": 0.7e-9, "fp16": 3.0e-9, "int8": 0.9e-9}
+"""Seconds to pack and unpack one activation on one core of an EPYC with AVX2 (bench/codecs.py)."""
+CONVERT_CALL_S = 40e-6
+"""And for each frame, whatever its size, at both ends together."""
 PICK_BYTES = 8
 """A picked token, or a member's candidate for it, of one row."""
 
@@ -25,7 +31,20 @@ def hop_bytes(model: Model, rows: int, codec: str) -> float:
     """
     if codec not in CODEC_BYTES:
         raise PlanError(f"the codec {codec!r} is not known: give one of {', '.join(CODEC_BYTES)}")
-    return rows * sum(tensor.width for tensor in model.cut_tensors) * CODEC_BYTES[codec]
+    values = rows * _count_values(model)
+    num_scales = rows * len(model.cut_tensors)
+    return values * CODEC_BYTES[codec] + num_scales * ROW_BYTES.get(codec, 0)
+
+
+def convert_s(model: Model, rows: int, codec: str) -> float:
+    """Seconds to pack what `hop_bytes` counts, and to unpack it again."""
+    if codec not in CONVERT_S:
+        return 0.0
+    return CONVERT_CALL_S + rows * _count_values(model) * CONVERT_S[codec]
+
+
+def _count_values(model: Model) -> int:
+    return sum(tensor.width for tensor in model.cut_tensors)
 
 
 def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:

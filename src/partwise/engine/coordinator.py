@@ -28,7 +28,8 @@ from partwise.errors import (
     PartwiseError,
     RemoteError,
 )
-from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.frame import Frame, FrameKind, take_plain
+from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     AnyMessage,
@@ -266,27 +267,28 @@ class Coordinator:
                 f" {self._plan_version} is in force"
             )
         is_result = frame.kind is FrameKind.RESULT and link is self._parts[-1].link
-        if not is_result or not frame.tensors or frame.tensors[0].ndim != 1:
+        tensors = take_plain(frame)
+        if not is_result or not tensors or tensors[0].ndim != 1:
             raise FrameError(
                 f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
                 f" coordinator takes ids from {self._parts[-1].part.name} only"
             )
-        self._on_result(link, frame)
+        self._on_result(link, frame, tensors)
 
-    def _on_result(self, link: Link, frame: Frame) -> None:
+    def _on_result(self, link: Link, frame: Frame, tensors: tuple[Array, ...]) -> None:
         self._sent.pop(frame.microbatch, None)
-        picks = self._scheduler.complete(frame.microbatch, frame.tensors[0].tolist())
+        picks = self._scheduler.complete(frame.microbatch, tensors[0].tolist())
         # The next step leaves before anything else is done: parts wait for it.
         self._send_ready()
         for pick in picks:
-            self._report(pick, frame)
+            self._report(pick, tensors)
         link.release(frame)
         self._release_idle()
 
-    def _report(self, pick: Pick, frame: Frame) -> None:
+    def _report(self, pick: Pick, tensors: tuple[Array, ...]) -> None:
         sequence = pick.sequence
         if not pick.is_stop:
-            self._generations[sequence.number].put(_token(pick, frame, sequence.request))
+            self._generations[sequence.number].put(_token(pick, tensors, sequence.request))
         if pick.finish_reason is not None:
             self._end(sequence, pick.finish_reason)
 
@@ -372,10 +374,10 @@ class Coordinator:
         return DeadlineExceeded(f"every part finished {where}, but no result came: try again")
 
 
-def _token(pick: Pick, frame: Frame, request: Request) -> Token:
+def _token(pick: Pick, tensors: tuple[Array, ...], request: Request) -> Token:
     """The token of a pick, with what was asked for; copies what lives in the frame."""
     logprob = logits = None
-    for tensor in frame.tensors[1:]:
+    for tensor in tensors[1:]:
         if tensor.ndim == 1 and request.wants_logprobs:
             logprob = float(tensor[pick.index])
         elif tensor.ndim == 2 and request.wants_logits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -14,9 +15,9 @@ from partwise.part.converter import BESIDE_BYTES, Converter
 from partwise.part.timeline import Timeline
 from partwise.remote.buffers import BufferPool
 from partwise.remote.codecs import Packed, make_codec, packed_bytes
+from partwise.remote.codecs.codec import Floats
 from partwise.remote.counters import Traffic
-from partwise.remote.frame import Frame
-from partwise.remote.layout import Array
+from partwise.remote.frame import Frame, take_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,8 @@ class _Job:
 
     def __init__(self, frame: Frame, codec: str, pool: BufferPool) -> None:
         self.frame = frame
-        self.plain: Sequence[Array] = [t for t in frame.tensors if not isinstance(t, Packed)]
+        # Parts send each other hidden states, which are float32.
+        self.plain = cast("Sequence[Floats]", take_plain(frame))
         sizes = [packed_bytes(codec, tensor.shape) for tensor in self.plain]
         self.buffers = [pool.take(max(1, size)) for size in sizes]
         self.packed = tuple(

@@ -92,6 +92,7 @@ class PartServer:
         self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
         self._runner: Runner | None = None
+        self._packer: Packer | None = None
         self._todo: list[Action] = []
         self._converter = Converter(self._poller)
         self._start_accounts()
@@ -303,7 +304,7 @@ class PartServer:
     def _start_accounts(self) -> None:
         accounts = self._accounts = Accounts()
         self._unpacker = Unpacker(self._converter, accounts.timeline, accounts.received)
-        self._packer: Packer | None = None
+        self._packer = None
 
     def _reset(self, action: Reset) -> None:
         self._converter.forget()

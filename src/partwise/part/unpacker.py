@@ -41,17 +41,18 @@ class Unpacker:
 
     def open(self, frame: Frame) -> tuple[Array, ...]:
         """The tensors of ``frame``, plain: its own, or copies until `close`."""
+        tensors: list[Array] = []
         job = None
-        if any(isinstance(tensor, Packed) for tensor in frame.tensors):
-            job = self._unpack(frame)
-        tensors = tuple(
-            [job.values[i] if job and isinstance(t, Packed) else t
-             for i, t in enumerate(frame.tensors)]
-        )  # fmt: skip
+        for index, tensor in enumerate(frame.tensors):
+            if isinstance(tensor, Packed):
+                job = job or self._unpack(frame)
+                tensors.append(job.values[index])
+            else:
+                tensors.append(tensor)
         self._traffic.frames += 1
         self._traffic.moved_bytes += sum([tensor.nbytes for tensor in frame.tensors])
         self._traffic.plain_bytes += sum([tensor.nbytes for tensor in tensors])
-        return tensors
+        return tuple(tensors)
 
     def _unpack(self, frame: Frame) -> _Job:
         job = self._jobs.get(id(frame.lease)) or self._prepare(frame)

@@ -165,6 +165,18 @@ def find_frame_codec(tensors: Sequence[Tensor]) -> str:
     return names.pop() if names else ""
 
 
+def take_plain(frame: Frame) -> tuple[Array, ...]:
+    """The tensors of a frame of which none may be packed.
+
+    Raises:
+        FrameError: one is.
+    """
+    plain = tuple([tensor for tensor in frame.tensors if type(tensor) is not Packed])
+    if len(plain) < len(frame.tensors):
+        raise FrameError(f"a {frame.kind.name} frame has packed tensors, it may have plain ones")
+    return plain  # type: ignore[return-value]
+
+
 def _payload(tensor: Tensor) -> Array:
     return tensor.data if type(tensor) is Packed else tensor  # type: ignore[return-value]
 
