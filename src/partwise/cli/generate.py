@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.planning.problem import CODECS
 from partwise.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from partwise.distributor.plan import Plan
     from partwise.engine.prepared import Prepared
     from partwise.engine.sequence import Request
-
-CODECS = ("auto", "fp32", "bf16", "fp16", "int8")
-"""As in `distributor/codecs.py`, which help must not wait for."""
 
 NAME = "generate"
 HELP = "answer a prompt with a model in parts over several servers"

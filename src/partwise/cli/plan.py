@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
+from partwise.cli.planning.problem import CODECS, add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
 from partwise.errors import UsageError
 
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of each sequence for the KV cache (default: the model's context,"
         f" {DEFAULT_CONTEXT_TOKENS} at most)",
     )
+    add("--codec", choices=CODECS, help="of links (default: auto, with --cluster what pays)")
     add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
     add_cluster_options(parser)
     add_strategy_options(parser)
@@ -97,9 +98,13 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
     from partwise.cli.planning.answer import write_files
     from partwise.cli.planning.equal import describe_bytes, render_bytes, render_replicated
     from partwise.distributor import balance_layers
+    from partwise.distributor.codecs import with_codec
     from partwise.distributor.picture import arrange
 
     plan = balance_layers(model, name_servers(args))
+    if args.codec not in (None, "auto", "fp32"):
+        plan = with_codec(plan, args.codec)
+        print(f"note: links carry {args.codec}, which changes results", file=sys.stderr)
     document = describe_bytes(plan, model, context_tokens, args.sequences)
     heading = f"{model.name}: strategy {plan.strategy}, {len(plan.parts)} equal servers"
     write_files(args, plan, arrange(plan, model), heading, [])

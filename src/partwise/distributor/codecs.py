@@ -57,6 +57,19 @@ def choose_codecs(plan: Plan, problem: Problem) -> Plan:
     return coded if asked == "fp32" or not plan.links else _note(coded, note)
 
 
+def explain_codec(plan: Plan, problem: Problem, link: Link) -> str:
+    """Why ``link`` of a plan that `choose_codecs` made has its codec."""
+    if problem.options.get("codec", "auto") != "auto":
+        return "as asked"
+    if problem.workload.is_training:
+        return "in training"
+    if _is_on_one_host(link, plan, problem):
+        return "on one host"
+    if link.codec == "fp32":
+        return f"no smaller codec is predicted to give {MIN_GAIN:g} x the tokens/s"
+    return "predicted to give more tokens/s; it changes results"
+
+
 def with_codec(plan: Plan, codec: str, links: Collection[Link] | None = None) -> Plan:
     """``plan`` with that codec on ``links`` (None: on all).
 
@@ -114,14 +127,20 @@ def _is_sooner(link: Link, codec: str, plan: Plan, problem: Problem) -> bool:
     """Whether a pass comes over ``link`` sooner with ``codec`` than with fp32; never where both
     ends are on one host."""
     cluster, model = problem.cluster, problem.model
-    source, target = (plan.part(name).server for name in (link.source, link.target))
-    if cluster.server(source).host == cluster.server(target).host:
+    if _is_on_one_host(link, plan, problem):
         return False
+    source, target = (plan.part(name).server for name in (link.source, link.target))
     rows, _ = split_streams(problem.workload.streams, len(plan.stages))
     speed = cluster.link(source, target)
     plain_s = speed.transfer_s(hop_bytes(model, rows, "fp32"))
     coded_s = speed.transfer_s(hop_bytes(model, rows, codec))
     return coded_s + convert_s(model, rows, codec) < plain_s
+
+
+def _is_on_one_host(link: Link, plan: Plan, problem: Problem) -> bool:
+    servers = [plan.part(name).server for name in (link.source, link.target)]
+    source, target = (problem.cluster.server(server).host for server in servers)
+    return source == target
 
 
 def _relax(plan: Plan, rate: float, problem: Problem) -> Plan:

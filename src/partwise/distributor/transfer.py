@@ -15,8 +15,8 @@ CODEC_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 """Bytes of one activation on a link by its codec."""
 ROW_BYTES = {"int8": 28}
 """And of one row: its scale, and the values that are exact."""
-CONVERT_S = {"bf16": 0.7e-9, "fp16": 3.0e-9, "int8": 0.9e-9}
-"""Seconds to pack and unpack one activation on one core of an EPYC with AVX2 (bench/link_codecs.py)."""
+CONVERT_S = {"bf16": 0.7e-9, "fp16": 3.0e-9, "int8": 1.4e-9}
+"""Seconds to pack and unpack one activation, on one core with AVX2 (bench/link_codecs.py)."""
 CONVERT_CALL_S = 40e-6
 """And for each frame, whatever its size, at both ends together."""
 PICK_BYTES = 8
