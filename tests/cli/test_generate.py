@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from partwise.cli.generate import NAME, warn_of_plain_text
+from partwise.cli.generate import NAME
 from partwise.cli.main import main
+from partwise.cli.notices import warn_of_plain_text
 from partwise.distributor import balance_layers, encode_plan
 from partwise.model import open_model
 from partwise.remote.transport import Address
@@ -37,6 +38,22 @@ PART_KEYS = {
     "wait_ms_per_token",
     "hop_ms_per_token",
     "sent_bytes_per_token",
+    "compute_s",
+    "wait_s",
+    "exposed_s",
+    "hidden_s",
+    "link",
+}
+LINK_KEYS = {
+    "source",
+    "target",
+    "codec",
+    "frames",
+    "plain_bytes",
+    "moved_bytes",
+    "pack_us_per_frame",
+    "unpack_us_per_frame",
+    "beside_percent",
 }
 
 

@@ -47,8 +47,9 @@ def busy(part: str, number: int, between_layers: Callable[[], None]) -> None:
         between_layers()
 
 
+@pytest.mark.parametrize("seed", [None, 5], ids=["at once", "in pieces"])
 def test_large_frames_are_packed_and_unpacked_beside_computing_and_stay_in_order(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
     threads: set[str] = set()
     pack = CODECS["int8"].pack
@@ -61,7 +62,7 @@ def test_large_frames_are_packed_and_unpacked_beside_computing_and_stay_in_order
     monkeypatch.setattr(CODECS["int8"], "pack", watch)
     for module in (packer_module, unpacker_module):
         monkeypatch.setattr(module, "BESIDE_BYTES", 1)
-    with Parts(tiny_llama, coded("int8", make_runner=counting_runner(busy))) as parts:
+    with Parts(tiny_llama, coded("int8", make_runner=counting_runner(busy), seed=seed)) as parts:
         # Chunks of one prompt follow each other: one out of order would be refused.
         answers = parts.generate([PROMPT, PROMPT[:20], PROMPT[:3]], 6)
         first, second = parts.coordinator.stats()

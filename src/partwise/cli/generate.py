@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partwise.cli.notices import warn_of_codecs, warn_of_full_context, warn_of_plain_text
 from partwise.cli.planning.problem import CODECS
 from partwise.errors import PromptError, UsageError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from partwise.deployment import Answer, Net
     from partwise.distributor.plan import Plan
     from partwise.engine.prepared import Prepared
-    from partwise.engine.sequence import Request
 
 NAME = "generate"
 HELP = "answer a prompt with a model in parts over several servers"
@@ -222,40 +222,6 @@ def choose_form(args: argparse.Namespace, prepared: Prepared) -> bool:
         name = prepared.model.name
         print(f"note: {name} has no chat template, so the prompt is raw text", file=sys.stderr)
     return prepared.text.has_chat_template
-
-
-def warn_of_full_context(prepared: Prepared, request: Request, max_tokens: int) -> None:
-    """Say that the answer may have fewer tokens than were asked for."""
-    if request.max_tokens < max_tokens:
-        print(
-            f"note: at most {request.max_tokens:,} tokens instead of {max_tokens:,}: the prompt"
-            f" has {len(request.prompt_ids):,}, the context of {prepared.model.name} is"
-            f" {prepared.model.context_tokens:,}",
-            file=sys.stderr,
-        )
-
-
-def warn_of_plain_text(prepared: Prepared) -> None:
-    """Say that what leaves this machine can be read and changed on its way."""
-    if not all(address.is_loopback for address in prepared.addresses.values()):
-        print(
-            "note: these servers prove the token when they connect; after that traffic is neither"
-            " encrypted nor protected against changes (TLS comes later): use a network that you"
-            " trust",
-            file=sys.stderr,
-        )
-
-
-def warn_of_codecs(prepared: Prepared) -> None:
-    """Say which links change what they carry."""
-    for codec in sorted({link.codec for link in prepared.plan.links} - {"fp32"}):
-        links = [f"{k.source} > {k.target}" for k in prepared.plan.links if k.codec == codec]
-        more = f" and {len(links) - 4} more" if len(links) > 4 else ""
-        print(
-            f"note: links {', '.join(links[:4])}{more} carry {codec}, which changes results:"
-            " --codec fp32 keeps them",
-            file=sys.stderr,
-        )
 
 
 def finish(answer: Answer, *, is_streaming: bool) -> None:
