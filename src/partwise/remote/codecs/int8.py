@@ -22,6 +22,8 @@ NUM_EXACT: Final = 4
 STEPS: Final = np.float32(127)
 TINY: Final = np.float32(2.0**-100)
 """Rows whose largest magnitude is below it share its scale: 127 over less might be infinite."""
+_SHORT: Final[np.dtype[np.unsignedinteger]] = np.dtype(np.uint16)
+_LONG: Final[np.dtype[np.unsignedinteger]] = np.dtype(np.uint32)
 MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 
@@ -76,8 +78,9 @@ class _Sections(NamedTuple):
         """The sections of ``packed`` rows of ``shape``."""
         num_rows, width = shape
         num_exact, place = _num_exact(width), _place_type(width)
-        sizes = (4 * num_rows, 4 * num_rows * num_exact, place.itemsize * num_rows * num_exact)
-        first, second, third = np.cumsum(sizes)
+        first = 4 * num_rows
+        second = first + 4 * num_rows * num_exact
+        third = second + place.itemsize * num_rows * num_exact
         return cls(
             packed[:first].view(np.float32),
             packed[first:second].view(np.float32).reshape(num_rows, num_exact),
@@ -91,4 +94,4 @@ def _num_exact(width: int) -> int:
 
 
 def _place_type(width: int) -> np.dtype[np.unsignedinteger]:
-    return np.dtype(np.uint16 if width <= 1 << 16 else np.uint32)
+    return _SHORT if width <= 1 << 16 else _LONG
