@@ -117,6 +117,12 @@ def test_only_the_slow_link_of_a_chain_is_packed_and_the_note_names_it(model: Mo
     assert "changes results" in explain_codec(plan, problem, plan.links[1])
 
 
+def test_a_link_keeps_fp32_where_another_one_sets_the_pace(model: Model) -> None:
+    # Over the first a pass would come sooner with int8, and then wait at the second.
+    assert coded(pose(model, 0.5, 0.5, streams=64)) == ["int8", "int8"]
+    assert coded(pose(model, 0.5, 0.05, streams=64)) == ["fp32", "int8"]
+
+
 def test_two_servers_of_one_host_send_fp32_however_slow_their_link_is(model: Model) -> None:
     problem = pose(model, 0.01)
     host = replace(problem.cluster.hosts[0], cores=2)

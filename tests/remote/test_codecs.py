@@ -133,3 +133,16 @@ def test_an_unknown_codec_is_refused_with_its_name_and_fp32_packs_nothing() -> N
 def test_tensors_without_values_travel_too(name: str) -> None:
     assert round_trip(name, np.empty((0, 5), np.float32)).shape == (0, 5)
     assert packed_bytes(name, (7, 0)) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+def test_whatever_came_over_a_link_unpacks_to_a_tensor_of_its_shape(
+    name: str, data: st.DataObject
+) -> None:
+    shape = data.draw(SHAPES)
+    size = packed_bytes(name, shape)
+    garbage = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), np.uint8)
+    values = np.zeros(shape, np.float32)
+    with np.errstate(all="ignore"):
+        make_codec(name).unpack(garbage, values)

@@ -68,3 +68,12 @@ def test_a_frame_has_one_codec() -> None:
         wire(pack("int8", values), pack("bf16", values))
     with pytest.raises(FrameError, match="the codec 'zip' is not known"):
         wire(Packed("zip", (2, 8), np.zeros(16, np.uint8)))
+
+
+def test_only_float32_can_be_packed() -> None:
+    data = bytearray(wire(pack("int8", np.ones((2, 8), np.float32))))
+    at = 64 + 24  # the descriptor: dtype, then whether it is packed
+    assert tuple(data[at : at + 2]) == (0, 1)
+    data[at] = 1  # int64
+    with pytest.raises(FrameError, match="tensor 0: dtype 1, packed 1"):
+        decode_frame(received(bytes(data)))
