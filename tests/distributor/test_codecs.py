@@ -144,7 +144,7 @@ def test_a_hop_is_priced_by_its_bytes_and_by_what_packing_takes(model: Model) ->
         cost = predict(plan, model, problem.cluster, problem.workload).parts[1]
         convert_s = 0.0
         if codec != "fp32":
-            convert_s = CONVERT_CALL_S + rows * width * CONVERT_S[codec]
+            convert_s = CONVERT_CALL_S[codec] + rows * width * CONVERT_S[codec]
         assert hop_bytes(model, rows, codec) == rows * row_bytes
         assert cost.hop_bytes == rows * row_bytes
         assert cost.hop_s == pytest.approx(rows * row_bytes / 2e6 + convert_s)

@@ -17,8 +17,9 @@ ROW_BYTES = {"int8": 28}
 """And of one row: its scale, and the values that are exact."""
 CONVERT_S = {"bf16": 0.7e-9, "fp16": 3.0e-9, "int8": 1.4e-9}
 """Seconds to pack and unpack one activation, on one core with AVX2 (bench/link_codecs.py)."""
-CONVERT_CALL_S = 40e-6
-"""And for each frame, whatever its size, at both ends together."""
+CONVERT_CALL_S = {"bf16": 150e-6, "fp16": 120e-6, "int8": 280e-6}
+"""And for each frame, whatever its size, at both ends together: measured between the passes of a
+runner, whose caches hold other things; in a loop of its own it takes a tenth."""
 PICK_BYTES = 8
 """A picked token, or a member's candidate for it, of one row."""
 
@@ -40,7 +41,7 @@ def convert_s(model: Model, rows: int, codec: str) -> float:
     """Seconds to pack what `hop_bytes` counts, and to unpack it again."""
     if codec not in CONVERT_S:
         return 0.0
-    return CONVERT_CALL_S + rows * _count_values(model) * CONVERT_S[codec]
+    return CONVERT_CALL_S[codec] + rows * _count_values(model) * CONVERT_S[codec]
 
 
 def _count_values(model: Model) -> int:
