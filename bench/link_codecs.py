@@ -34,7 +34,8 @@ SECTIONS = ("accuracy", "shaped", "cost")
 
 def measure_accuracy(num_tokens: int) -> dict[str, float]:
     """Perplexity by parts and codec, the change against fp32 links, bytes of the links."""
-    figures, rows = {}, []
+    figures: dict[str, float] = {}
+    rows: list[tuple[int, str, float, str, float]] = []
     plain: dict[int, float] = {}
     for num_parts, codec in RUNS:
         judged = judge(SMOLLM2, num_parts, codec, num_tokens)
@@ -94,7 +95,7 @@ def measure_cost() -> dict[str, float]:
     rows = [(c.codec, c.num_rows, c.width, c.pack_us, c.unpack_us, c.copy_us, c.pack_gb_per_s)
             for c in costs]  # fmt: skip
     print(format_table(headers, rows))
-    figures = {}
+    figures: dict[str, float] = {}
     for c in costs:
         name = f"{c.codec}_{c.num_rows}x{c.width}"
         figures |= {f"pack_us_{name}": c.pack_us, f"unpack_us_{name}": c.unpack_us}

@@ -55,7 +55,8 @@ def _measure(name: str, num_rows: int, width: int) -> Cost:
 
 def _time_us(call: Callable[[], None]) -> float:
     """The median of calls in a row."""
-    times, stop_s = [], time.perf_counter() + MIN_S
+    times: list[float] = []
+    stop_s = time.perf_counter() + MIN_S
     while time.perf_counter() < stop_s or len(times) < 5:
         start_s = time.perf_counter()
         call()

@@ -76,7 +76,7 @@ def compare(
     path: Path, mbit_per_s: float, codec: str, *, num_rounds: int, num_tokens: int
 ) -> dict[str, Any]:
     """Rounds of tokens per second with fp32 and with ``codec``, and what the links then did."""
-    options = {"model": str(path), "codecs": ["fp32", codec], "rounds": num_rounds,
+    options: dict[str, Any] = {"model": str(path), "codecs": ["fp32", codec], "rounds": num_rounds,
                "tokens": num_tokens}  # fmt: skip
     with two_hosts(mbit_per_s) as hosts, tempfile.TemporaryDirectory() as folder:
         token_file = Path(folder) / "token"
