@@ -15,8 +15,8 @@ from typing import TypeVar
 from partwise.remote.poller import Poller
 
 BESIDE_BYTES = 128 << 10
-"""From so many bytes of float32 on a tensor is worth the thread: packing them takes 50 to 200 us,
-handing them over and back about 50 (docs/decisions/0041)."""
+"""From so many bytes of float32 on a tensor goes to the thread: handing it over and back takes 20
+to 90 us, and packing it a few hundred between two passes (docs/decisions/0041)."""
 
 Outcome = TypeVar("Outcome")
 
