@@ -61,6 +61,13 @@ FIGURES = {
     ),
     "the same at 256 KB": "hop.added_ratio_256k",
     "warm, from the command to the first token, 3 parts": "first_token.first_token_s",
+    "int8 links, 3 parts: change of the perplexity (SmolLM2, dequantised Q4_1)": (
+        "link_codecs.change_3_parts_int8"
+    ),
+    "int8 links: bytes over those of fp32": "link_codecs.bytes_ratio_3_parts_int8",
+    "a wide random llama, 2 parts, 16 streams over 100 Mbit/s: the chosen codec over fp32": (
+        "link_codecs.wide_over_fp32"
+    ),
 }
 """The rows of the table of figures, and the file and key in bench/results that they show."""
 

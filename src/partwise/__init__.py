@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from partwise.version import __version__
 
 if TYPE_CHECKING:
-    from partwise.deployment import Answer, DeployOptions, Net, PartReport, deploy
+    from partwise.deployment import Answer, DeployOptions, Net, deploy
     from partwise.distributor import Plan, balance_layers
+    from partwise.engine.reports import LinkReport, PartReport
     from partwise.engine.sequence import Generation, Request, Token
     from partwise.errors import PartwiseError
     from partwise.model import Model, open_model
@@ -17,9 +18,10 @@ _HOMES = {
     "Answer": "partwise.deployment",
     "DeployOptions": "partwise.deployment",
     "Generation": "partwise.engine.sequence",
+    "LinkReport": "partwise.engine.reports",
     "Model": "partwise.model",
     "Net": "partwise.deployment",
-    "PartReport": "partwise.deployment",
+    "PartReport": "partwise.engine.reports",
     "PartwiseError": "partwise.errors",
     "Plan": "partwise.distributor",
     "Request": "partwise.engine.sequence",
@@ -33,6 +35,7 @@ __all__ = [
     "Answer",
     "DeployOptions",
     "Generation",
+    "LinkReport",
     "Model",
     "Net",
     "PartReport",

@@ -11,24 +11,26 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from partwise.distributor import Plan, RunnerWish, measure_holding
+from partwise.distributor.codecs import CODECS, with_codec
 from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
 from partwise.engine.coordinator import MAX_STEP_S, STEP_S, Coordinator
 from partwise.engine.prepared import Prepared, prepare
+from partwise.engine.reports import PartReport, report_parts
 from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS, Limits
 from partwise.engine.sequence import FinishReason, Generation, Request
 from partwise.engine.text import Text
 from partwise.errors import UsageError
 from partwise.launch.local import LocalServers, share_cpus
 from partwise.remote.authenticate import new_token, read_token
-from partwise.remote.messages import MAX_THREADS, Counters, Stats
+from partwise.remote.messages import MAX_THREADS, Stats
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 
@@ -58,12 +60,14 @@ class DeployOptions:
     ``on_load(done_bytes, total_bytes)`` follows loading.
 
     Raises:
-        UsageError: a number below what it means anything from, or beyond what a server takes.
+        UsageError: a number below what it means anything from, or beyond what a server takes; a
+            codec that is not known, or that changes the bits that are to be the same.
     """
 
     threads: int = 0
     is_pinned: bool = False
     is_deterministic: bool = False
+    codec: str | None = None
     max_in_flight: int = 0
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
     step_timeout_s: float = STEP_S
@@ -90,6 +94,13 @@ class DeployOptions:
                 f" {MAX_STEP_S:g}, a day: give seconds"
             )
 
+        if self.codec is not None and self.codec not in CODECS:
+            raise UsageError(f"codec is {self.codec!r}: give one of {', '.join(CODECS)}")
+        if self.is_deterministic and self.codec not in (None, "fp32"):
+            raise UsageError(
+                f"the same bits need fp32 on every link, codec is {self.codec!r}: leave one out"
+            )
+
     @property
     def wish(self) -> RunnerWish:
         """What is asked of the runner."""
@@ -101,24 +112,6 @@ class DeployOptions:
         """Threads a server: those asked for, else 1 where bits must not depend on them, else
         ``default``."""
         return self.threads or (1 if self.is_deterministic else default)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartReport:
-    """What one part holds, and what it did for decode tokens; None before the first one.
-
-    ``hop_ms_per_token`` is the way to this part, from the one before or the coordinator.
-    """
-
-    name: str
-    server: str
-    layers: str
-    weight_bytes: int
-    resident_bytes: int
-    compute_ms_per_token: float | None
-    wait_ms_per_token: float | None
-    hop_ms_per_token: float | None
-    sent_bytes_per_token: float | None
 
 
 class Answer:
@@ -214,30 +207,7 @@ class Net:
 
     def reports(self, before: Sequence[Stats] | None = None) -> list[PartReport]:
         """What every part did, since ``before`` (an earlier `counters`) or since it started."""
-        now = self.counters()
-        earlier = [s.counters for s in before] if before else [Counters() for _ in now]
-        return [self._report(index, stats, earlier[index]) for index, stats in enumerate(now)]
-
-    def _report(self, index: int, stats: Stats, before: Counters) -> PartReport:
-        entry = self._assembly.parts[index]
-        stage = self.plan.stage_of(entry.part.name)
-        now = stats.counters
-        tokens, passes = now.tokens - before.tokens, now.passes - before.passes
-
-        def per(count: int, value: float) -> float | None:
-            return value / count if count else None
-
-        return PartReport(
-            name=entry.part.name,
-            server=entry.part.server,
-            layers=self.model.describe_range(stage.start, stage.stop),
-            weight_bytes=measure_holding(self.plan, self.model, entry.part.name).weight_bytes,
-            resident_bytes=stats.resident_bytes,
-            compute_ms_per_token=per(tokens, (now.compute_ns - before.compute_ns) / 1e6),
-            wait_ms_per_token=per(tokens, (now.wait_ns - before.wait_ns) / 1e6),
-            hop_ms_per_token=per(passes, (now.hop_ns - before.hop_ns) / 1e6),
-            sent_bytes_per_token=per(tokens, now.sent_bytes - before.sent_bytes),
-        )
+        return report_parts(self.plan, self.model, self.counters(), before)
 
     @property
     def memory(self) -> list[tuple[str, int, int, int]]:
@@ -310,6 +280,9 @@ def deploy(
 
 def start(prepared: Prepared, options: DeployOptions) -> Net:
     """Make every part of what is prepared ready."""
+    codec = "fp32" if options.is_deterministic else options.codec
+    if codec is not None:
+        prepared = replace(prepared, plan=with_codec(prepared.plan, codec))
     if prepared.addresses:
         return _start_listening(prepared, options)
     return _start_local(prepared, options)

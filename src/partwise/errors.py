@@ -17,6 +17,7 @@
     ├── DeploymentClosed       its engine has ended: deploy again
     ├── RemoteError            between two servers
     │   ├── FrameError         bytes that are not a valid frame
+    │   ├── CodecError         values that the codec of a link cannot carry
     │   ├── AuthenticationError
     │   ├── LinkClosed         the other side went away
     │   └── DeadlineExceeded   the other side did not answer in time
@@ -92,6 +93,10 @@ class DeploymentClosed(PartwiseError):
 
 class RemoteError(PartwiseError):
     """Two servers could not talk to each other."""
+
+
+class CodecError(RemoteError):
+    """NaN, infinity, or a number beyond what the codec of a link can say."""
 
 
 class FrameError(RemoteError):

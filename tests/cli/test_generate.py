@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from partwise.cli.generate import NAME, warn_of_plain_text
+from partwise.cli.generate import NAME
 from partwise.cli.main import main
+from partwise.cli.notices import warn_of_plain_text
 from partwise.distributor import balance_layers, encode_plan
 from partwise.model import open_model
 from partwise.remote.transport import Address
@@ -37,6 +38,22 @@ PART_KEYS = {
     "wait_ms_per_token",
     "hop_ms_per_token",
     "sent_bytes_per_token",
+    "compute_s",
+    "wait_s",
+    "exposed_s",
+    "hidden_s",
+    "link",
+}
+LINK_KEYS = {
+    "source",
+    "target",
+    "codec",
+    "frames",
+    "plain_bytes",
+    "moved_bytes",
+    "pack_us_per_frame",
+    "unpack_us_per_frame",
+    "beside_percent",
 }
 
 
@@ -165,7 +182,7 @@ def test_a_plan_says_which_server_holds_what(
     path.write_bytes(encode_plan(balance_layers(open_model(tiny_llama), swapped)))
     _, err = generate("hi", "--max-tokens", "3", "--plan", str(path))
     servers = [line.split()[1] for line in err.splitlines() if line.startswith("part")]
-    assert servers[1:] == list(swapped)
+    assert servers[1:3] == list(swapped)
 
 
 def test_an_answer_that_the_context_cuts_short_is_announced(generate) -> None:

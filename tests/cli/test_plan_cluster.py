@@ -45,7 +45,8 @@ def test_the_table_the_picture_and_the_outlook_follow_each_other(plan: Run) -> N
     lines = plan("home", *options).splitlines()
     assert " over home, fp32 weights, 8 streams, KV cache for 8 x 64 tokens: strategy" in lines[0]
     columns = (
-        "server layers neurons % GiB of GiB working set MiB cache MiB ms a pass hop ms bound by"
+        "server layers neurons % GiB of GiB working set MiB cache MiB ms a pass hop ms hop codec"
+        " bound by"
     )
     assert lines[2].split() == columns.split()
     rule = lines.index("┌" + "─" * 98 + "┐")
@@ -297,3 +298,37 @@ def test_reasons_are_told_once_where_strategies_share_a_plan(plan: Run) -> None:
     assert "\ncount for one stream: no: " in text
     assert "\nconnectivity for one stream: " not in text
     assert "\nauto for one stream: " not in text
+
+
+# Codecs of links
+
+
+def test_the_codec_of_each_link_stands_in_the_table_with_its_reason(
+    plan: Run, tmp_path: Path
+) -> None:
+    options = ("--strategy", "balanced", "--keep-order", "--only", "desktop,laptop")
+    path = tmp_path / "plan.json"
+    out = plan("home", *options)
+    assert "links: fp32, no smaller codec is predicted to give 1.05 x the tokens/s" in out
+    out = plan("home", *options, "--codec", "int8", "--out", path)
+    assert out.splitlines()[5].split()[-2:] == ["int8", out.splitlines()[5].split()[-1]]
+    assert "links: int8, as asked" in out
+    assert "note: links: int8, as asked, which changes results" in out
+    assert [link.codec for link in read_plan(path).links] == ["int8"]
+    document = json.loads(plan("home", *options, "--codec", "int8", "--json"))["plans"][0]
+    assert document["links"] == [
+        {
+            "source": "part0",
+            "target": "part1",
+            "codec": "int8",
+            "why": "as asked",
+            "bandwidth_bytes_per_s": 37.5e6,
+        }
+    ]
+    assert document["parts"][1]["input_codecs"] == ["int8"]
+
+
+def test_training_takes_no_codec(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(tiny_llama), "--cluster", "home", "--train", "--codec", "int8"]
+    assert main(words) == 2
+    assert "--codec int8 is for inference" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from partwise.errors import (
 )
 from partwise.launch.listening import make_torch_runner
 from partwise.part.runner import Runner, RunnerOptions
-from partwise.remote.messages import Counters, Stats
 from partwise.remote.tcp import TcpTransport
 from support.parts import Parts, Setting, counting_runner, ignore_pass
 
@@ -266,21 +264,6 @@ def test_nan_logits_of_the_last_part_are_found(tiny_gpt2: Path) -> None:
         pytest.raises(NotFinite, match="part1 .*head"),
     ):
         list(parts.submit([1, 2, 3], 8))
-
-
-def test_hop_times_are_corrected_by_the_hops_they_sum_not_by_finished_passes(
-    tiny_llama: Path,
-) -> None:
-    with Parts(tiny_llama, counting()) as parts:
-        coordinator = parts.coordinator
-        answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
-        coordinator._stats[99] = (answer, [None] * len(coordinator._parts))
-        offset_ns = 10**15  # another host started days before
-        for index, entry in enumerate(coordinator._parts):
-            entry.clock_offset_ns = offset_ns * index
-            counters = Counters(hops=3, passes=2, hop_ns=(offset_ns if index else 0) * 3 + 6000)
-            coordinator._on_stats(entry, Stats(number=99, counters=counters, resident_bytes=0))
-        assert [s.counters.hop_ns for s in answer.get(timeout=1)] == [6000] * 3
 
 
 def test_more_requests_than_may_wait_are_refused_at_once(tiny_llama: Path) -> None:

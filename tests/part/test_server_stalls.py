@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from partwise.part import links as links_module
 from partwise.part import server as server_module
 from partwise.remote import link as link_module
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
@@ -51,7 +52,7 @@ def many(num_tokens: int, sequence: int = 0) -> Frame:
 
 @pytest.fixture
 def _short_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "STALL_S", 0.3)
+    monkeypatch.setattr(links_module, "STALL_S", 0.3)
     monkeypatch.setattr(server_module, "IDLE_POLL_S", 0.05)
 
 

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from partwise.distributor import balance_layers
+from partwise.distributor.codecs import with_codec
 from partwise.engine.assembly import Assembly, Deployment
 from partwise.engine.coordinator import Coordinator
 from partwise.engine.scheduler import Limits
@@ -78,6 +79,7 @@ class Setting:
     step_s: float = 20.0
     plan_version: int = 1
     precision: str = "fp32"
+    codec: str = "fp32"
 
 
 class Parts:
@@ -85,12 +87,13 @@ class Parts:
 
     def __init__(self, path: Path, setting: Setting) -> None:
         names = [f"server{i}" for i in range(setting.num_parts)]
-        self.plan = balance_layers(
+        plan = balance_layers(
             open_model(path),
             names,
             precision=setting.precision,
             plan_version=setting.plan_version,
         )
+        self.plan = with_codec(plan, setting.codec)
         transport = setting.transport or MemoryTransport(setting.seed)
         self.servers = Servers(names, transport, setting.make_runner)
         try:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
+from partwise.cli.notices import warn_of_codecs, warn_of_full_context, warn_of_plain_text
+from partwise.cli.planning.problem import CODECS
 from partwise.cli.version import add_version, check_version
 from partwise.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
     from partwise.cli.expectation import Expectation
     from partwise.deployment import Answer, Net
+    from partwise.distributor.plan import Plan
     from partwise.engine.prepared import Prepared
-    from partwise.engine.sequence import Request
 
 NAME = "generate"
 HELP = "answer a prompt with a model in parts over several servers"
@@ -63,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same bits for every number of parts; threads default to 1, more of them or"
         " fewer give other bits",
     )
+    add(
+        "--codec",
+        choices=CODECS,
+        default="auto",
+        help="of what links carry; all but fp32 change results (default: auto, as the plan says;"
+        " with --cluster what pays)",
+    )
     add("--step-timeout", metavar="S", type=float, help="seconds for a step (default: 60)")
     add("--json", action="store_true", help="print one JSON document at the end")
 
@@ -81,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     request = prepared.request(prompt, max_tokens=args.max_tokens, chat=chat)
     warn_of_full_context(prepared, request, args.max_tokens)
     warn_of_plain_text(prepared)
+    warn_of_codecs(prepared)
     with deploy(prepared, args, expectation) as net:
         start_s = time.monotonic() - began_s
         for note in net.notes:
@@ -141,13 +152,14 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
             version=args.model_version,
             wish=wish,
         )
-        return prepared, None
+        return replace(prepared, plan=choose_codec(args, prepared.plan)), None
     cluster = open_cluster(args.cluster, host_file=args.host)
     if plan is None:
         refuse_runner(args)
         plan = plan_for_run(
             args.model, cluster, args.model_version or 0, precision=args.precision or "fp32"
         )
+    plan = choose_codec(args, plan)
     servers = servers or find_addresses(plan)
     if servers and args.token_file is None:
         raise UsageError("servers of the cluster that listen need --token-file, their token")
@@ -162,6 +174,22 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
     threads = args.threads or (1 if args.deterministic else choose_threads(plan, cluster))
     expectation = Expectation(plan=plan, model=prepared.model, cluster=cluster, threads=threads)
     return prepared, expectation
+
+
+def choose_codec(args: argparse.Namespace, plan: Plan) -> Plan:
+    """``plan`` with the codec asked for on every link; says so where its own are given up."""
+    from partwise.distributor.codecs import with_codec
+
+    if args.codec != "auto":
+        return with_codec(plan, args.codec)
+    own = sorted({link.codec for link in plan.links} - {"fp32"})
+    if not args.deterministic or not own:
+        return plan
+    print(
+        f"note: --deterministic sends fp32 over every link, not {', '.join(own)} as planned",
+        file=sys.stderr,
+    )
+    return with_codec(plan, "fp32")
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -194,6 +222,10 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError("--token-file is for --servers: give both or neither")
     if args.host is not None and args.cluster is None:
         raise UsageError("--host is for --cluster local-N: give both or neither")
+    if args.deterministic and args.codec not in ("auto", "fp32"):
+        raise UsageError(
+            f"--deterministic needs fp32 on every link, --codec is {args.codec}: leave one out"
+        )
     if args.pin and args.servers is not None:
         raise UsageError("--pin is for servers of this machine: leave it out with --servers")
 
@@ -225,28 +257,6 @@ def choose_form(args: argparse.Namespace, prepared: Prepared) -> bool:
         name = prepared.model.name
         print(f"note: {name} has no chat template, so the prompt is raw text", file=sys.stderr)
     return prepared.text.has_chat_template
-
-
-def warn_of_full_context(prepared: Prepared, request: Request, max_tokens: int) -> None:
-    """Say that the answer may have fewer tokens than were asked for."""
-    if request.max_tokens < max_tokens:
-        print(
-            f"note: at most {request.max_tokens:,} tokens instead of {max_tokens:,}: the prompt"
-            f" has {len(request.prompt_ids):,}, the context of {prepared.model.name} is"
-            f" {prepared.model.context_tokens:,}",
-            file=sys.stderr,
-        )
-
-
-def warn_of_plain_text(prepared: Prepared) -> None:
-    """Say that what leaves this machine can be read and changed on its way."""
-    if not all(address.is_loopback for address in prepared.addresses.values()):
-        print(
-            "note: these servers prove the token when they connect; after that traffic is neither"
-            " encrypted nor protected against changes (TLS comes later): use a network that you"
-            " trust",
-            file=sys.stderr,
-        )
 
 
 def finish(answer: Answer, *, is_streaming: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
 from partwise.cli.planning.lists import refuse_more
-from partwise.cli.planning.problem import add_cluster_options, refuse_cluster_options
+from partwise.cli.planning.problem import CODECS, add_cluster_options, refuse_cluster_options
 from partwise.cli.planning.strategy import add_strategy_options
 from partwise.cli.version import add_version, open_chosen
 from partwise.errors import PlanError, UsageError
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of each sequence for the KV cache (default: the model's context,"
         f" {DEFAULT_CONTEXT_TOKENS} at most)",
     )
+    add("--codec", choices=CODECS, help="of links (default: auto, with --cluster what pays)")
     add("--sequences", metavar="S", type=int, default=1, help="sequences at a time (default: 1)")
     add_version(parser)
     add_precision(parser)
@@ -103,6 +104,7 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
     from partwise.cli.planning.answer import write_files
     from partwise.cli.planning.equal import describe_bytes, render_bytes
     from partwise.distributor import balance_layers, choose_runner
+    from partwise.distributor.codecs import with_codec
     from partwise.distributor.picture import arrange
 
     refuse_more_parts(args.parts, model)
@@ -110,6 +112,9 @@ def plan_equal(args: argparse.Namespace, model: Model, context_tokens: int) -> N
     plan = balance_layers(
         model, name_servers(args), precision=choice.precision, runner=choice.runner
     )
+    if args.codec not in (None, "auto", "fp32"):
+        plan = with_codec(plan, args.codec)
+        print(f"note: links carry {args.codec}, which changes results", file=sys.stderr)
     question = {
         "context_tokens": context_tokens,
         "is_context_assumed": args.context is None,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from partwise.cli.format import Cell
-    from partwise.deployment import Answer, PartReport
+    from partwise.deployment import Answer
     from partwise.distributor.cost import Prediction
+    from partwise.engine.reports import LinkReport, PartReport
 
 HEADERS = (
     "part",
@@ -23,6 +24,23 @@ HEADERS = (
     "sent bytes/token",
 )
 EXPECTED_HEADER = "expected ms/token"
+TIME_HEADERS = (
+    "part",
+    "compute s",
+    "wait s",
+    "exposed communication s",
+    "hidden communication s",
+)
+LINK_HEADERS = (
+    "link",
+    "codec",
+    "frames",
+    "bytes",
+    "of fp32 %",
+    "pack us/frame",
+    "unpack us/frame",
+    "beside computing %",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +93,24 @@ def render(report: Report) -> str:
         (*_list_cells(part), *([expected_ms[part.name]] if expected_ms else []))
         for part in report.parts
     ]
-    lines = [f"\n{format_table(headers, rows)}", f"\n{render_speed(report)}"]
+    lines = [f"\n{format_table(headers, rows)}", f"\n{render_times(report.parts)}"]
+    lines.append(f"\n{render_speed(report)}")
     if report.prediction is not None:
         rate = report.answer.generation.decode_tokens_per_s
         lines.append(render_expected(report.prediction.tokens_per_s, rate))
     return "\n".join(lines)
+
+
+def render_times(parts: Sequence[PartReport]) -> str:
+    """Where the time of each part went, prompts too, and what each link carried."""
+    from partwise.cli.format import format_table
+
+    times = [(p.name, p.compute_s, p.wait_s, p.exposed_s, p.hidden_s) for p in parts]
+    tables = [format_table(TIME_HEADERS, times)]
+    links = [_list_link(part.link) for part in parts if part.link is not None]
+    if links:
+        tables.append(format_table(LINK_HEADERS, links))
+    return "\n\n".join(tables)
 
 
 def render_speed(report: Report) -> str:
@@ -123,4 +154,17 @@ def _list_cells(part: PartReport) -> tuple[Cell, ...]:
         part.wait_ms_per_token,
         part.hop_ms_per_token,
         None if sent is None else round(sent),
+    )
+
+
+def _list_link(link: LinkReport) -> tuple[Cell, ...]:
+    return (
+        f"{link.source} > {link.target}",
+        link.codec,
+        link.frames,
+        link.moved_bytes,
+        100 * link.moved_bytes / link.plain_bytes if link.plain_bytes else None,
+        link.pack_us_per_frame,
+        link.unpack_us_per_frame,
+        link.beside_percent,
     )

@@ -23,7 +23,7 @@ MAX_MLP_SPARSITY = 0.9
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 RunnerName = Literal["torch", "onnx"]
-Codec = Literal["fp32"]
+Codec = Literal["fp32", "bf16", "fp16", "int8"]
 Rule = Literal["owned", "replicated", "alias"]
 Gradient = Literal["owner", "sum"]
 
@@ -81,7 +81,7 @@ class Part(Value, frozen=True, kw_only=True):
 
 
 class Link(Value, frozen=True, kw_only=True):
-    """A direction in which one part sends activations to another."""
+    """A direction in which one part sends activations to another, packed by ``codec``."""
 
     source: str
     target: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partwise.cluster.description import Cluster, Server
 from partwise.distributor.cache_fit import share_cache
@@ -17,7 +17,14 @@ from partwise.distributor.load import Load
 from partwise.distributor.pipeline import Pipeline, split_streams
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed
-from partwise.distributor.transfer import PICK_BYTES, Hop, find_link, hop_bytes, price_hops
+from partwise.distributor.transfer import (
+    PICK_BYTES,
+    Hop,
+    convert_s,
+    find_link,
+    hop_bytes,
+    price_hops,
+)
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
 
@@ -167,14 +174,19 @@ class Pricing:
         if before is None:
             loopback = self._cluster.loopback_link
             seconds = loopback.transfer_s(rows * PICK_BYTES) if loopback else 0.0
-            return [Hop(seconds=seconds, link_s=0.0, num_bytes=0.0)] * len(targets)
+            return [Hop(sender="", seconds=seconds, link_s=0.0, num_bytes=0.0)] * len(targets)
 
         def find_bytes(sender: str, target: str) -> float:
             return hop_bytes(self._model, rows, self._codec.get((sender, target), "fp32"))
 
+        def convert(hop: Hop, target: str) -> Hop:
+            packing_s = convert_s(self._model, rows, self._codec.get((hop.sender, target), "fp32"))
+            return replace(hop, seconds=hop.seconds + packing_s)
+
         senders = [self._server[member.part].name for member in before.members]
         names = [self._server[part].name for part in targets]
-        return price_hops(self._cluster, senders, names, find_bytes)
+        hops = price_hops(self._cluster, senders, names, find_bytes)
+        return [convert(hop, target) for hop, target in zip(hops, names, strict=True)]
 
 
 def find_busy_share(workload: Workload, num_stages: int) -> float:

@@ -1,4 +1,7 @@
-"""The strategies by name; each is a file with NAME, HELP and ``plan(problem)``."""
+"""The strategies by name; each is a file with NAME, HELP and ``plan(problem)``.
+
+`codecs.py` gives the links of their plans a codec each.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ from partwise.distributor import (
     latency,
     throughput,
 )
+from partwise.distributor.codecs import Coded
 from partwise.distributor.problem import Strategy
 
-STRATEGIES: dict[str, Strategy] = {
+_STRATEGIES: dict[str, Strategy] = {
     greedy.NAME: greedy,
     balanced.NAME: balanced,
     latency.NAME: latency,
@@ -33,3 +37,6 @@ STRATEGIES: dict[str, Strategy] = {
     auto.NAME: auto,
 }
 """In the order in which help lists them: by layers, both ways, by neurons, the best of all."""
+
+STRATEGIES: dict[str, Strategy] = {n: Coded(strategy) for n, strategy in _STRATEGIES.items()}
+"""Each with the codecs of its plan's links."""

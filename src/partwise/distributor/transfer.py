@@ -15,6 +15,13 @@ from partwise.model.description import Model
 
 CODEC_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 """Bytes of one activation on a link by its codec."""
+ROW_BYTES = {"int8": 28}
+"""And of one row: its scale, and the values that are exact."""
+CONVERT_S = {"bf16": 0.7e-9, "fp16": 3.0e-9, "int8": 1.4e-9}
+"""Seconds to pack and unpack one activation, on one core with AVX2 (bench/link_codecs.py)."""
+CONVERT_CALL_S = {"bf16": 150e-6, "fp16": 120e-6, "int8": 280e-6}
+"""And for each frame, whatever its size, at both ends together: measured between the passes of a
+runner, whose caches hold other things; in a loop of its own it takes a tenth."""
 PICK_BYTES = 8
 """A picked token, or a member's candidate for it, of one row."""
 MESSAGE_S = 30e-6
@@ -28,9 +35,10 @@ sooner (a captured graph) is taken to send sooner in proportion; nothing takes l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """What one member receives from the stage before: seconds until it has it, seconds for which
-    what it comes through can carry nothing else, and bytes."""
+    """What one member receives from the stage before, from the server ``sender``: seconds until
+    it has it, seconds for which what it comes through can carry nothing else, and bytes."""
 
+    sender: str
     seconds: float
     link_s: float
     num_bytes: float
@@ -44,7 +52,20 @@ def hop_bytes(model: Model, rows: int, codec: str) -> float:
     """
     if codec not in CODEC_BYTES:
         raise PlanError(f"the codec {codec!r} is not known: give one of {', '.join(CODEC_BYTES)}")
-    return rows * sum(tensor.width for tensor in model.cut_tensors) * CODEC_BYTES[codec]
+    values = rows * _count_values(model)
+    num_scales = rows * len(model.cut_tensors)
+    return values * CODEC_BYTES[codec] + num_scales * ROW_BYTES.get(codec, 0)
+
+
+def convert_s(model: Model, rows: int, codec: str) -> float:
+    """Seconds to pack what `hop_bytes` counts, and to unpack it again."""
+    if codec not in CONVERT_S:
+        return 0.0
+    return CONVERT_CALL_S[codec] + rows * _count_values(model) * CONVERT_S[codec]
+
+
+def _count_values(model: Model) -> int:
+    return sum(tensor.width for tensor in model.cut_tensors)
 
 
 def message_s(host: Host) -> float:
@@ -85,7 +106,8 @@ def price_hops(
     for (sender, _), (num_bytes, way_s, cards) in zip(pairs, ways, strict=True):
         link_s = max(busy_s[card] for card in cards)
         more_s = (num_sent[sender] - 1) * message_s(cluster.host_of(sender))
-        hops.append(Hop(seconds=way_s + link_s + more_s, link_s=link_s, num_bytes=num_bytes))
+        seconds = way_s + link_s + more_s
+        hops.append(Hop(sender=sender, seconds=seconds, link_s=link_s, num_bytes=num_bytes))
     return hops
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partwise.engine.assembly import Assembly, PartLink, estimate_clock, failure, loss
+from partwise.engine.assembly import Assembly, PartLink, failure, loss
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
 from partwise.errors import (
@@ -28,7 +28,8 @@ from partwise.errors import (
     PartwiseError,
     RemoteError,
 )
-from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.frame import Frame, FrameKind, take_plain
+from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     AnyMessage,
@@ -143,7 +144,7 @@ class Coordinator:
         return generation
 
     def stats(self) -> list[Stats]:
-        """Every part's counters, in stage order, hop times corrected for the clocks.
+        """Every part's counters, in stage order.
 
         Raises:
             DeadlineExceeded: a part does not answer.
@@ -266,27 +267,28 @@ class Coordinator:
                 f" {self._plan_version} is in force"
             )
         is_result = frame.kind is FrameKind.RESULT and link is self._parts[-1].link
-        if not is_result or not frame.tensors or frame.tensors[0].ndim != 1:
+        tensors = take_plain(frame)
+        if not is_result or not tensors or tensors[0].ndim != 1:
             raise FrameError(
                 f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
                 f" coordinator takes ids from {self._parts[-1].part.name} only"
             )
-        self._on_result(link, frame)
+        self._on_result(link, frame, tensors)
 
-    def _on_result(self, link: Link, frame: Frame) -> None:
+    def _on_result(self, link: Link, frame: Frame, tensors: tuple[Array, ...]) -> None:
         self._sent.pop(frame.microbatch, None)
-        picks = self._scheduler.complete(frame.microbatch, frame.tensors[0].tolist())
+        picks = self._scheduler.complete(frame.microbatch, tensors[0].tolist())
         # The next step leaves before anything else is done: parts wait for it.
         self._send_ready()
         for pick in picks:
-            self._report(pick, frame)
+            self._report(pick, tensors)
         link.release(frame)
         self._release_idle()
 
-    def _report(self, pick: Pick, frame: Frame) -> None:
+    def _report(self, pick: Pick, tensors: tuple[Array, ...]) -> None:
         sequence = pick.sequence
         if not pick.is_stop:
-            self._generations[sequence.number].put(_token(pick, frame, sequence.request))
+            self._generations[sequence.number].put(_token(pick, tensors, sequence.request))
         if pick.finish_reason is not None:
             self._end(sequence, pick.finish_reason)
 
@@ -302,7 +304,6 @@ class Coordinator:
             case Stats():
                 self._on_stats(entry, message)
             case Pong():
-                estimate_clock(entry, message)
                 if self._diagnosis is not None:
                     self._diagnosis.pongs[entry.part.name] = message
             case Failed():
@@ -331,11 +332,7 @@ class Coordinator:
         if message.number not in self._stats:
             return  # it was asked too long ago
         answer, collected = self._stats[message.number]
-        index = self._parts.index(entry)
-        # The first part's frames come from here, the others' from the part before.
-        ahead_ns = self._parts[index - 1].clock_offset_ns if index else 0
-        message.counters.hop_ns -= message.counters.hops * (entry.clock_offset_ns - ahead_ns)
-        collected[index] = message
+        collected[self._parts.index(entry)] = message
         complete = [stats for stats in collected if stats is not None]
         if len(complete) == len(collected):
             del self._stats[message.number]
@@ -377,10 +374,10 @@ class Coordinator:
         return DeadlineExceeded(f"every part finished {where}, but no result came: try again")
 
 
-def _token(pick: Pick, frame: Frame, request: Request) -> Token:
+def _token(pick: Pick, tensors: tuple[Array, ...], request: Request) -> Token:
     """The token of a pick, with what was asked for; copies what lives in the frame."""
     logprob = logits = None
-    for tensor in frame.tensors[1:]:
+    for tensor in tensors[1:]:
         if tensor.ndim == 1 and request.wants_logprobs:
             logprob = float(tensor[pick.index])
         elif tensor.ndim == 2 and request.wants_logits:

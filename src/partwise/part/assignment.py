@@ -41,7 +41,21 @@ class Assignment:
             is_last=stage.stop == len(self.model.layers),
             input_dtype=np.dtype(np.int64 if is_first else np.float32),
             input_widths=() if is_first else (self.model.hidden_size,),
+            input_codecs=frozenset(
+                {"fp32"}
+                if is_first
+                else {link.codec for link in self.plan.links if link.target == self.part}
+            ),
         )
+
+    def codec_to(self, part: str) -> str:
+        """What the plan sends to ``part`` as."""
+        codecs = [
+            link.codec
+            for link in self.plan.links
+            if (link.source, link.target) == (self.part, part)
+        ]
+        return codecs[0] if codecs else "fp32"
 
     def load(self, make_runner: RunnerFactory, on_progress: Callable[[int, int], None]) -> Runner:
         """A runner with the part's weights; ``on_progress`` as `RunnerOptions` says.

@@ -18,6 +18,7 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
+from partwise.remote.codecs import Packed
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.layout import Array
 
@@ -37,7 +38,8 @@ class Phase(StrEnum):
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     """Event: the coordinator gave this server a part of the plan.
 
-    Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part.
+    Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part. It
+    travels as one of ``input_codecs`` says.
     """
 
     part: str
@@ -45,6 +47,7 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     is_last: bool
     input_dtype: np.dtype[np.generic]
     input_widths: tuple[int, ...]
+    input_codecs: frozenset[str] = frozenset({"fp32"})
 
 
 class LoadDone(msgspec.Struct, frozen=True):
@@ -159,6 +162,16 @@ class PartMachine:
         """The assigned part's name, or that there is none."""
         return self.assignment.part if self.assignment else "a server without a part"
 
+    @property
+    def is_computing(self) -> bool:
+        """Whether a frame is being computed, or is the next to be."""
+        return self._computing is not None
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether it holds any that is not released."""
+        return bool(self._positions)
+
     def _assigned(self, event: Assigned) -> list[Action]:
         self.assignment = event
         self.phase = Phase.LOADING
@@ -225,6 +238,11 @@ class PartMachine:
         if frame.tensors[0].dtype != self.assignment.input_dtype:
             dtype = frame.tensors[0].dtype
             return f"{self.name} expects {self.assignment.input_dtype}, the frame has {dtype}"
+        tensor = frame.tensors[0]
+        codec = tensor.codec if isinstance(tensor, Packed) else "fp32"
+        if codec not in self.assignment.input_codecs:
+            planned = ", ".join(sorted(self.assignment.input_codecs))
+            return f"the plan sends {planned} to {self.name}, the frame has {codec}"
         return None
 
     def _start_next(self) -> list[Action]:

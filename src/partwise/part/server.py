@@ -1,8 +1,9 @@
 """The loop of one server: sockets in, the machine's actions out.
 
-One thread does everything. While the runner computes, the loop gets a turn between two
-layers: it reads what has come, answers pings, and goes on sending, so that communication
-runs under computing and receiving never waits behind sending.
+One thread does everything but convert large tensors (`converter.py`). While the runner
+computes, the loop gets a turn between two layers: it reads what has come, answers pings, and
+goes on sending, so that communication runs under computing and receiving never waits behind
+sending.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from collections.abc import Callable
 
 from partwise import errors
 from partwise.errors import PartwiseError, RemoteError
+from partwise.part.accounts import Accounts
 from partwise.part.assignment import Assignment, open_assignment
+from partwise.part.converter import Converter
+from partwise.part.links import ServerLinks
 from partwise.part.machine import (
     Action,
     Broken,
@@ -36,17 +40,16 @@ from partwise.part.machine import (
     Unassigned,
 )
 from partwise.part.memory import resident_bytes
-from partwise.part.refused import RefusedClients
+from partwise.part.packer import Packer, Way
 from partwise.part.runner import Runner, RunnerFactory
+from partwise.part.unpacker import Unpacker
 from partwise.remote.authenticate import Hello
-from partwise.remote.channel import Channel
-from partwise.remote.frame import Frame, RowFlag
+from partwise.remote.frame import Frame
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     Assign,
     Connect,
     Connected,
-    Counters,
     Failed,
     GetStats,
     Loaded,
@@ -56,7 +59,7 @@ from partwise.remote.messages import (
     Pong,
     Refused,
     Release,
-    Stats,
+    SetClock,
     decode_message,
     message_frame,
 )
@@ -64,9 +67,6 @@ from partwise.remote.poller import Poller
 from partwise.remote.transport import Address, Listener, Transport
 
 IDLE_POLL_S = 1.0
-_PROMPT = int(RowFlag.PROMPT)
-STALL_S = 30.0
-"""A link that takes nothing for so long of what may go is given up."""
 
 
 class _Abandoned(Exception):
@@ -89,16 +89,13 @@ class PartServer:
         self._machine = PartMachine()
         self._poller = Poller(self._on_frame, self._on_lost)
         self._poller.add(listener.fileno(), self._accept)
-        self._coordinator: Link | None = None
-        self._previous: dict[int, Link] = {}  # by the id of a received frame's lease
-        self._inbound: set[Link] = set()
-        self._refused = RefusedClients(self._poller)
-        self._next: Link | None = None
+        self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
         self._runner: Runner | None = None
+        self._packer: Packer | None = None
         self._todo: list[Action] = []
-        self._counters = Counters()
-        self._idle_since_ns = 0
+        self._converter = Converter(self._poller)
+        self._start_accounts()
         self._empty_bytes = resident_bytes()
         self._is_stopped = False
         self._next_check_s = 0.0
@@ -116,13 +113,15 @@ class PartServer:
         """Serve until stopped."""
         try:
             while not self._is_stopped:
+                self._accounts.timeline.wait()
                 self._poller.poll(IDLE_POLL_S)
                 # Before computing, which may take long: every link had its chance right now.
                 if time.monotonic() > self._next_check_s:
-                    self._give_up_stalled()
+                    self._check_links()
                 if self._todo:
                     self._do_all()
         finally:
+            self._converter.close()
             self._poller.close()
             self._listener.close()
 
@@ -133,37 +132,14 @@ class PartServer:
     # Links
 
     def _accept(self) -> None:
-        for hello, channel in self._listener.accepted():
-            if hello.role == "coordinator":
-                self._accept_coordinator(hello, channel)
-            else:
-                self._accept_part(hello, channel)
-
-    def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
-        link = Link(channel, hello.name)
-        if self._coordinator is not None:
-            text = f"server {self.name} already serves another coordinator: stop that one first"
-            self._refused.refuse(link, text)
-            return
-        self._coordinator = link
-        self._poller.add_link(link)
-
-    def _accept_part(self, hello: Hello, channel: Channel) -> None:
-        link = Link(channel, hello.name)
-        assignment = self._assignment
-        is_ours = assignment is not None and hello.deployment == assignment.deployment
-        if hello.role != "part" or not is_ours:
-            link.close()
-            return
-        self._inbound.add(link)
-        self._poller.add_link(link)
+        self._links.accept(self._assignment.deployment if self._assignment else None)
 
     def _on_lost(self, link: Link, error: RemoteError) -> None:
-        if link is self._coordinator:
-            self._coordinator = None
+        if link is self._links.coordinator:
+            self._links.coordinator = None
             self._apply(Unassigned())
-        elif link is self._next:
-            self._next = None
+        elif link is self._links.following:
+            self._links.following = None
             is_late = isinstance(error, errors.DeadlineExceeded)
             kind = errors.DeadlineExceeded if is_late else RemoteError
             self._fail(
@@ -172,26 +148,18 @@ class PartServer:
                     f" {self._machine.finished_step} (plan_version {self._plan_version}): {error}"
                 )
             )
-        elif link in self._refused:
-            self._refused.forget(link)
         else:
-            # The part before may be replaced: this one keeps what it holds, and the
-            # coordinator, which sees that part's end itself, decides.
-            self._inbound.discard(link)
+            self._links.forget(link)
 
-    def _give_up_stalled(self) -> None:
+    def _check_links(self) -> None:
         now_s = time.monotonic()
         self._next_check_s = now_s + IDLE_POLL_S
-        self._refused.close_late(now_s)
-        for link in (self._next, self._coordinator):
-            if link and link.wants_write and now_s - link.last_progress_s > STALL_S:
-                text = f"it took nothing for {STALL_S:g} s"
-                self._poller.lose(link, errors.DeadlineExceeded(text))
+        self._links.give_up_stalled(now_s)
 
     # Frames
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
-        if link in self._refused:
+        if link in self._links.refused:
             link.release(frame)
             return
         if frame.lease is None:  # only data frames have one
@@ -200,14 +168,15 @@ class PartServer:
             except errors.FrameError as exc:
                 self._poller.lose(link, exc)
             return
-        if _is_decode(frame):
-            self._counters.hops += 1
-            self._counters.hop_ns += time.monotonic_ns() - frame.sent_ns
-        self._previous[id(frame.lease)] = link
-        self._todo += self._machine.handle(Received(frame))
+        self._accounts.arrive(frame)
+        self._links.hold(link, frame)
+        actions = self._machine.handle(Received(frame))
+        self._todo += actions
+        if not actions:  # it waits for its turn
+            self._unpacker.expect(frame)
 
     def _on_message(self, link: Link, frame: Frame) -> None:
-        if link is not self._coordinator:
+        if link is not self._links.coordinator:
             raise errors.FrameError(f"{link.name} sent a control message: only coordinators may")
         message = decode_message(frame)
         if self._assignment is not None and frame.plan_version != self._plan_version:
@@ -220,15 +189,14 @@ class PartServer:
                 self._on_assign(message)
             case Connect():
                 self._on_connect(message)
+            case SetClock():
+                self._accounts.timeline.ahead_ns = message.ahead_ns
             case Release():
                 self._apply(Released(message.sequences))
             case Ping():
                 self._tell(self._pong(message))
             case GetStats():
-                stats = Stats(
-                    number=message.number, counters=self._counters, resident_bytes=resident_bytes()
-                )
-                self._tell(stats)
+                self._tell(self._accounts.stats(message.number))
             case _:
                 raise errors.FrameError(f"a coordinator does not send {type(message).__name__}")
 
@@ -242,12 +210,13 @@ class PartServer:
         )
 
     def _tell(self, message: Message) -> None:
-        if self._coordinator is None:
+        coordinator = self._links.coordinator
+        if coordinator is None:
             return
         try:
-            self._coordinator.send(message_frame(message, self._plan_version))
+            coordinator.send(message_frame(message, self._plan_version))
         except RemoteError as exc:
-            self._poller.lose(self._coordinator, exc)
+            self._poller.lose(coordinator, exc)
 
     @property
     def _plan_version(self) -> int:
@@ -301,7 +270,7 @@ class PartServer:
 
     def _on_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._tell(LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes))
-        self._between_layers()
+        self._attend()
 
     def _on_connect(self, connect: Connect) -> None:
         assignment = self._assignment
@@ -314,20 +283,35 @@ class PartServer:
             kind = type(exc) if isinstance(exc, RemoteError) else RemoteError
             self._fail(kind(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
-        self._next = Link(channel, connect.part)
-        self._poller.add_link(self._next)
+        self._links.follow(channel, connect.part)
+        self._packer = self._make_packer(assignment.codec_to(connect.part), connect.part)
         self._apply(NextReached())
         self._tell(Connected(part=connect.part))
 
+    def _make_packer(self, codec: str, part: str) -> Packer:
+        way = Way(
+            codec=codec,
+            send=self._send_on,
+            is_sent=lambda: not (self._links.following and self._links.following.has_output),
+            fail=lambda exc: self._fail(
+                errors.NotFinite(
+                    f"{self._machine.name} cannot send to {part}: {exc}", part=self._machine.name
+                )
+            ),
+        )
+        accounts = self._accounts
+        return Packer(way, self._converter, accounts.timeline, accounts.sent)
+
+    def _start_accounts(self) -> None:
+        accounts = self._accounts = Accounts()
+        self._unpacker = Unpacker(self._converter, accounts.timeline, accounts.received)
+        self._packer = None
+
     def _reset(self, action: Reset) -> None:
-        for link in (*self._inbound, self._next):
-            if link is not None:
-                self._poller.remove(link)
-        self._inbound, self._next = set(), None
-        self._previous.clear()
+        self._converter.forget()
+        self._links.reset()
         self._assignment = self._runner = None
-        self._counters = Counters()
-        self._idle_since_ns = 0
+        self._start_accounts()
 
     # Actions
 
@@ -341,9 +325,8 @@ class PartServer:
                 self._doers[type(action)](action)
 
     def _consume(self, action: Consume) -> None:
-        link = self._previous.pop(id(action.frame.lease), None)
-        if link is not None:
-            link.release(action.frame)
+        self._unpacker.close(action.frame)
+        self._links.release(action.frame)
 
     def _refuse(self, action: Refuse) -> None:
         frame = action.frame
@@ -352,46 +335,54 @@ class PartServer:
     def _forget(self, action: Forget) -> None:
         if self._runner is not None:
             self._runner.release(action.sequences)
+        if not self._machine.has_sequences:
+            self._accounts.timeline.rest()
 
     def _compute(self, action: Compute) -> None:
         frame = action.frame
         if self._runner is None:
             return
-        start_ns = time.monotonic_ns()
+        inputs = self._unpacker.open(frame)
+        self._accounts.begin_pass()
         try:
-            outputs = self._runner.run(frame.rows, frame.tensors, self._between_layers)
+            outputs = self._runner.run(frame.rows, inputs, self._between_layers)
         except _Abandoned:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
             self._fail(exc)
             return
-        if _is_decode(frame):
-            if self._idle_since_ns:
-                self._counters.wait_ns += start_ns - self._idle_since_ns
-            self._counters.compute_ns += time.monotonic_ns() - start_ns
-            self._counters.passes += 1
-            self._counters.tokens += len(frame.rows)
+        self._accounts.end_pass(frame)
         self._todo += self._machine.handle(Computed(frame, outputs))
 
     def _push(self, push: Push) -> None:
-        link = self._coordinator if push.to_coordinator else self._next
+        if push.to_coordinator:
+            self._send(self._links.coordinator, push.frame)
+        elif self._packer is not None:
+            self._packer.push(push.frame, has_more=self._machine.is_computing)
+        self._accounts.push()
+
+    def _send_on(self, frame: Frame) -> None:
+        """To the next part."""
+        self._send(self._links.following, frame)
+
+    def _send(self, link: Link | None, frame: Frame) -> None:
         if link is None:
             return
         try:
-            sent_bytes = link.send(push.frame)
+            sent_bytes = link.send(frame)
         except RemoteError as exc:
             self._poller.lose(link, exc)
             return
-        if _is_decode(push.frame):
-            self._counters.sent_bytes += sent_bytes
-        self._idle_since_ns = time.monotonic_ns()
+        self._accounts.send(frame, sent_bytes)
 
     def _between_layers(self) -> None:
+        timeline = self._accounts.timeline
+        timeline.begin_turn()
+        self._attend()
+        timeline.end_turn()
+
+    def _attend(self) -> None:
+        """Look after links for a moment while it loads or computes."""
         self._poller.poll(0)
         if self._is_stopped or self._machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise _Abandoned
-
-
-def _is_decode(frame: Frame) -> bool:
-    """Whether every row of ``frame`` is one generated token: rows of prompts come last."""
-    return bool(frame.rows) and not frame.rows[-1].flags & _PROMPT

@@ -5,6 +5,7 @@ whose buffer is aligned can compute on the payloads in place:
 
     header (64) | rows (24 each) | tensor descriptors (40 each) | payload 0 | payload 1 | ...
 
+Float tensors may be packed by a link's codec: the header names it, the descriptors say which.
 A frame of kind CONTROL carries one encoded message (see `messages.py`) instead of rows and
 tensors. Frames are idempotent: a part knows which (sequence, position) it has computed, so
 that a duplicate is dropped; one of a stale plan_version is refused.
@@ -14,18 +15,22 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
 import msgspec
 import numpy as np
 
 from partwise.errors import FrameError
+from partwise.remote.codecs import Packed
 from partwise.remote.layout import (
     ALIGNMENT,
     DESCRIPTOR_BYTES,
     MAX_FRAME_BYTES,
     MAX_TENSORS,
     Array,
+    Place,
+    Tensor,
     lay_out,
     padding,
     read_table,
@@ -36,8 +41,8 @@ MAX_ROWS = 1 << 16
 
 _MAGIC = b"PWF1"
 # magic, kind, flags, num_tensors, num_rows, plan_version, microbatch, step, attempt, layer,
-# body_bytes, sent_ns
-_HEADER = struct.Struct("<4sBBHIIIQIIQQ12x")
+# body_bytes, sent_ns, codec
+_HEADER = struct.Struct("<4sBBHIIIQIIQQ8s4x")
 _EXTENT = struct.Struct("<4s32xQ")  # of the header: magic and body_bytes
 _ROW = struct.Struct("<QIIII")
 assert _HEADER.size == HEADER_BYTES
@@ -79,7 +84,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """One message. ``layer`` is reserved for frames inside a layer; ``sent_ns`` is the
-    sender's monotonic clock when its link encoded the frame.
+    sender's monotonic clock when its link encoded the frame, or when packing its tensors began.
 
     Tensors of a received frame are views of ``lease``, a buffer of its link: they are valid
     until the frame is released to that link. A frame to be sent has no lease.
@@ -93,7 +98,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     layer: int = 0
     sent_ns: int = 0
     rows: tuple[Row, ...] = ()
-    tensors: tuple[Array, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
     message: bytes = b""
     lease: memoryview | None = None
 
@@ -119,7 +124,11 @@ def encode_frame(frame: Frame) -> Encoded:
         return _encode_message(frame)
     rows, tensors = frame.rows, frame.tensors
     table_start = HEADER_BYTES + len(rows) * _ROW.size
-    layout = lay_out(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]), table_start)
+    codec = find_frame_codec(tensors)
+    layout = lay_out(
+        tuple([(t.dtype, t.shape, t.codec if type(t) is Packed else "") for t in tensors]),
+        table_start,
+    )
     head = bytearray(table_start) + layout.table
     head += _PADS[padding(len(head))]
     cursor = HEADER_BYTES
@@ -129,10 +138,10 @@ def encode_frame(frame: Frame) -> Encoded:
     _HEADER.pack_into(
         head, 0, _MAGIC, frame.kind, 0, len(tensors), len(rows), frame.plan_version,
         frame.microbatch, frame.step, frame.attempt, frame.layer,
-        layout.num_bytes - HEADER_BYTES, time.monotonic_ns(),
+        layout.num_bytes - HEADER_BYTES, frame.sent_ns or time.monotonic_ns(), codec.encode(),
     )  # fmt: skip
     buffers = [memoryview(head)]
-    for tensor, pad in zip(tensors, layout.pads, strict=True):
+    for tensor, pad in zip(map(_payload, tensors), layout.pads, strict=True):
         if not tensor.flags.c_contiguous:
             raise FrameError(
                 f"a tensor of shape {tensor.shape} cannot travel: it is not contiguous"
@@ -144,13 +153,41 @@ def encode_frame(frame: Frame) -> Encoded:
     return Encoded(False, layout.num_bytes, buffers)
 
 
+def find_frame_codec(tensors: Sequence[Tensor]) -> str:
+    """The codec that packed some of ``tensors``; empty where none did.
+
+    Raises:
+        FrameError: several did: a frame names one.
+    """
+    names = {tensor.codec for tensor in tensors if type(tensor) is Packed}
+    if len(names) > 1:
+        raise FrameError(f"a frame has one codec, not {', '.join(sorted(names))}")
+    return names.pop() if names else ""
+
+
+def take_plain(frame: Frame) -> tuple[Array, ...]:
+    """The tensors of a frame of which none may be packed.
+
+    Raises:
+        FrameError: one is.
+    """
+    plain = tuple([tensor for tensor in frame.tensors if type(tensor) is not Packed])
+    if len(plain) < len(frame.tensors):
+        raise FrameError(f"a {frame.kind.name} frame has packed tensors, it may have plain ones")
+    return plain  # type: ignore[return-value]
+
+
+def _payload(tensor: Tensor) -> Array:
+    return tensor.data if type(tensor) is Packed else tensor  # type: ignore[return-value]
+
+
 def _encode_message(frame: Frame) -> Encoded:
     """A control frame: its num_rows holds the length of the message."""
     length = len(frame.message)
     body = frame.message + bytes(padding(length))
     header = _HEADER.pack(
         _MAGIC, frame.kind, 0, 0, length, frame.plan_version, frame.microbatch, frame.step,
-        frame.attempt, frame.layer, len(body), time.monotonic_ns(),
+        frame.attempt, frame.layer, len(body), time.monotonic_ns(), b"",
     )  # fmt: skip
     return Encoded(True, HEADER_BYTES + len(body), [memoryview(header + body)])
 
@@ -180,7 +217,7 @@ def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
         raise FrameError(f"{len(buffer)} bytes are too few for a frame")
     (
         magic, kind_code, _, num_tensors, num_rows, plan_version,
-        microbatch, step, attempt, layer, body_bytes, sent_ns,
+        microbatch, step, attempt, layer, body_bytes, sent_ns, codec,
     ) = _HEADER.unpack_from(buffer)  # fmt: skip
     if magic != _MAGIC or body_bytes != len(buffer) - HEADER_BYTES:
         raise FrameError(f"{len(buffer)} bytes do not hold the frame that they announce")
@@ -188,13 +225,13 @@ def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
     if kind is None:
         raise FrameError(f"unknown kind of frame {kind_code}: is the peer a newer partwise?")
     rows: tuple[Row, ...] = ()
-    tensors: tuple[Array, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
     message = b""
     if kind is _CONTROL:
         message = _unpack_message(buffer, num_rows)
     else:
         rows, cursor = _unpack_rows(buffer, num_rows)
-        tensors = _unpack_tensors(buffer, cursor, num_tensors)
+        tensors = _unpack_tensors(buffer, cursor, num_tensors, _read_codec(codec))
     return Frame(
         kind=kind, plan_version=plan_version, microbatch=microbatch, step=step, attempt=attempt,
         layer=layer, sent_ns=sent_ns, rows=rows, tensors=tensors, message=message,
@@ -216,9 +253,24 @@ def _unpack_rows(buffer: memoryview, num_rows: int) -> tuple[tuple[Row, ...], in
     return tuple([Row(seq, pos, num, flags) for seq, pos, num, flags, _ in table]), stop
 
 
-def _unpack_tensors(buffer: memoryview, cursor: int, num_tensors: int) -> tuple[Array, ...]:
+def _read_codec(name: bytes) -> str:
+    """The codec that a header names; empty for none. Whether it is known is seen where it is
+    used."""
+    return name.rstrip(b"\0").decode("ascii", "backslashreplace")
+
+
+def _unpack_tensors(
+    buffer: memoryview, cursor: int, num_tensors: int, codec: str
+) -> tuple[Tensor, ...]:
     stop = cursor + num_tensors * DESCRIPTOR_BYTES
     if num_tensors > MAX_TENSORS or stop > len(buffer):
         raise FrameError(f"{num_tensors} tensors do not fit a frame of {len(buffer)} bytes")
-    places = read_table(bytes(buffer[cursor:stop]), len(buffer))
-    return tuple([np.ndarray(shape, dtype, buffer, offset) for dtype, shape, offset in places])
+    places = read_table(bytes(buffer[cursor:stop]), codec, len(buffer))
+    return tuple([_view(buffer, place) for place in places])
+
+
+def _view(buffer: memoryview, place: Place) -> Tensor:
+    if place.codec:
+        data = np.ndarray((place.num_bytes,), np.uint8, buffer, place.offset)
+        return Packed(place.codec, place.shape, data)
+    return np.ndarray(place.shape, place.dtype, buffer, place.offset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from partwise.errors import FrameError
+from partwise.remote.counters import Counters, TimeSpent, Traffic
 from partwise.remote.frame import Frame, FrameKind
 
 MAX_THREADS = 1024
@@ -59,6 +60,12 @@ class Connected(Message, frozen=True, kw_only=True):
     part: str
 
 
+class SetClock(Message, frozen=True, kw_only=True):
+    """Coordinator to server: your clock is so far ahead of that of whom your input comes from."""
+
+    ahead_ns: int
+
+
 class Release(Message, frozen=True, kw_only=True):
     """Coordinator to server: forget these sequences."""
 
@@ -88,28 +95,15 @@ class GetStats(Message, frozen=True, kw_only=True):
     number: int
 
 
-class Counters(msgspec.Struct, kw_only=True):
-    """What a part counted for decode passes (one token a row) since it was assigned.
-
-    ``hop_ns`` sums the receiver's clock minus the sender's over ``hops`` frames: the
-    coordinator, which knows how far the clocks are apart, corrects it.
-    """
-
-    tokens: int = 0
-    passes: int = 0
-    compute_ns: int = 0
-    wait_ns: int = 0
-    hops: int = 0
-    hop_ns: int = 0
-    sent_bytes: int = 0
-
-
 class Stats(Message, frozen=True, kw_only=True):
     """Server to coordinator: the answer to GetStats."""
 
     number: int
     counters: Counters
     resident_bytes: int
+    spent: TimeSpent = msgspec.field(default_factory=TimeSpent)
+    received: Traffic = msgspec.field(default_factory=Traffic)
+    sent: Traffic = msgspec.field(default_factory=Traffic)
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -134,6 +128,7 @@ AnyMessage = (
     | Loaded
     | Connect
     | Connected
+    | SetClock
     | Release
     | Ping
     | Pong

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from partwise.distributor.compare import Candidate, Planned
     from partwise.distributor.cost import Prediction
-    from partwise.distributor.plan import Plan
+    from partwise.distributor.plan import Link, Plan
     from partwise.distributor.pricing import PartCost
     from partwise.distributor.problem import Problem
     from partwise.distributor.verdict import Verdict
@@ -49,6 +49,7 @@ def describe_planned(problem: Problem, strategy: str, planned: Planned) -> dict[
         "made_by": plan.strategy,
         "num_stages": len(plan.stages),
         "parts": [_describe_part(problem, plan, costs[part.name]) for part in plan.parts],
+        "links": [_describe_link(problem, plan, link) for link in plan.links],
         "expected": describe_prediction(planned.prediction),
         "beats_one_machine": [describe_verdict(verdict) for verdict in planned.verdicts],
         "notes": list(plan.notes),
@@ -102,6 +103,19 @@ def _describe_candidate(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def _describe_link(problem: Problem, plan: Plan, link: Link) -> dict[str, Any]:
+    from partwise.distributor.codecs import explain_codec
+
+    source, target = plan.part(link.source).server, plan.part(link.target).server
+    return {
+        "source": link.source,
+        "target": link.target,
+        "codec": link.codec,
+        "why": explain_codec(plan, problem, link),
+        "bandwidth_bytes_per_s": problem.cluster.link(source, target).bandwidth_bytes_per_s,
+    }
+
+
 def _describe_part(problem: Problem, plan: Plan, cost: PartCost) -> dict[str, Any]:
     from partwise.distributor.ownership import measure_ownership
     from partwise.distributor.slowdown import name_bound
@@ -127,5 +141,6 @@ def _describe_part(problem: Problem, plan: Plan, cost: PartCost) -> dict[str, An
         "exchange_s": cost.exchange_s,
         "hop_s": cost.hop_s,
         "hop_bytes": cost.hop_bytes,
+        "input_codecs": sorted({k.codec for k in plan.links if k.target == part.name}),
         "bound_by": name_bound(cost),
     }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GOALS = ("latency", "throughput", "fewest-servers")
 """As in `distributor/contest.py`, which help must not wait for."""
+CODECS = ("auto", "fp32", "bf16", "fp16", "int8")
+"""As in `distributor/codecs.py`, which help must not wait for."""
 ALLOWED = ("int8", "int4", "sparse")
 
 
@@ -47,7 +49,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: the first such option.
     """
-    names = ("host", "only", "strategy", "goal", "compare", "streams", "allow")
+    names = ("host", "only", "strategy", "goal", "compare", "streams", "allow", "codec")
     for name in (*names, "train", "checkpointing", *(option.name for option in STRATEGY_OPTIONS)):
         if is_given(args, name):
             instead = f"--cluster local-{args.parts}" if args.parts else "--cluster FILE"
@@ -69,6 +71,7 @@ def pose_problem(args: argparse.Namespace, model: Model, context_tokens: int) ->
     options, allow = read_strategy_options(args), read_allowed(args.allow)
     check_granules(model, options.get("granules", {}))
     options["goal"] = choose_goal(args)
+    options["codec"] = choose_codec(args)
     workload = read_workload(args, context_tokens)
     cluster = open_servers(args)
     for line in list_overlaps(model, options.get("ids", {})):
@@ -106,6 +109,18 @@ def choose_goal(args: argparse.Namespace) -> str:
     """
     goal: str | None = args.goal
     return goal or ("throughput" if read_streams(args.streams)[-1] > 1 else "latency")
+
+
+def choose_codec(args: argparse.Namespace) -> str:
+    """What links carry; ``auto``: the distributor chooses.
+
+    Raises:
+        UsageError: training is asked for: its links carry fp32.
+    """
+    codec: str = args.codec or "auto"
+    if args.train and codec not in ("auto", "fp32"):
+        raise UsageError(f"--codec {codec} is for inference: training sends fp32, leave it out")
+    return codec
 
 
 def open_servers(args: argparse.Namespace) -> Cluster:

@@ -25,6 +25,7 @@ HEADERS = (
     "ms a pass",
     "exchange ms",
     "hop ms",
+    "hop codec",
     "bound by",
 )
 
@@ -61,7 +62,9 @@ def render_outlook(question: dict[str, Any], document: dict[str, Any]) -> list[s
     """What to expect of a plan, a line each: figures, verdicts, notes."""
     notes = (f"note: {note}" for note in document["notes"])
     tied = (render_replicated(row) for row in document["tied"])
-    return [*render_figures(question, document), *notes, *tied]
+    codecs = dict.fromkeys((link["codec"], link["why"]) for link in document["links"])
+    links = (f"links: {codec}, {why}" for codec, why in codecs)
+    return [*render_figures(question, document), *links, *notes, *tied]
 
 
 def render_figures(
@@ -121,6 +124,7 @@ def _list_cells(part: dict[str, Any], precision: str) -> tuple[Cell, ...]:
         format_figure(1e3 * part["pass_s"]),
         format_figure(1e3 * part["exchange_s"]) if part["exchange_s"] else None,
         format_figure(1e3 * part["hop_s"]) if part["hop_s"] else None,
+        ", ".join(part["input_codecs"]) or None,
         part["bound_by"],
     )
 

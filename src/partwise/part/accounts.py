@@ -1,0 +1,71 @@
+"""What a server counts for its assignment, told of each frame and pass by its thread."""
+
+from __future__ import annotations
+
+import time
+
+from partwise.part.memory import resident_bytes
+from partwise.part.timeline import Timeline
+from partwise.remote.counters import Counters, Traffic
+from partwise.remote.frame import Frame, RowFlag
+from partwise.remote.messages import Stats
+
+_PROMPT = int(RowFlag.PROMPT)
+
+
+class Accounts:
+    """The sums of one assignment: of decode passes, of all time, of what came and went."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline()
+        self.received, self.sent = Traffic(), Traffic()
+        self._decode = Counters()
+        self._idle_since_ns = 0
+        self._start_ns = 0
+
+    def arrive(self, frame: Frame) -> None:
+        """``frame`` came in."""
+        hop_ns = self.timeline.arrive(frame.sent_ns)
+        if _is_decode(frame):
+            self._decode.hops += 1
+            self._decode.hop_ns += hop_ns
+
+    def begin_pass(self) -> None:
+        """From now on a frame is computed."""
+        self._start_ns = time.monotonic_ns()
+        self.timeline.begin_pass()
+
+    def end_pass(self, frame: Frame) -> None:
+        """``frame`` is computed."""
+        self.timeline.end_pass()
+        if _is_decode(frame):
+            if self._idle_since_ns:
+                self._decode.wait_ns += self._start_ns - self._idle_since_ns
+            self._decode.compute_ns += time.monotonic_ns() - self._start_ns
+            self._decode.passes += 1
+            self._decode.tokens += len(frame.rows)
+
+    def push(self) -> None:
+        """What was computed is on its way."""
+        self._idle_since_ns = time.monotonic_ns()
+
+    def send(self, frame: Frame, num_bytes: int) -> None:
+        """``frame`` was sent, in so many bytes."""
+        if _is_decode(frame):
+            self._decode.sent_bytes += num_bytes
+
+    def stats(self, number: int) -> Stats:
+        """All of it, as the answer to that question."""
+        return Stats(
+            number=number,
+            counters=self._decode,
+            resident_bytes=resident_bytes(),
+            spent=self.timeline.spent,
+            received=self.received,
+            sent=self.sent,
+        )
+
+
+def _is_decode(frame: Frame) -> bool:
+    """Whether every row of ``frame`` is one generated token: rows of prompts come last."""
+    return bool(frame.rows) and not frame.rows[-1].flags & _PROMPT

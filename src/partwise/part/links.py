@@ -1,0 +1,92 @@
+"""The links of one server: its coordinator, the parts before it, the part after it."""
+
+from __future__ import annotations
+
+from partwise import errors
+from partwise.part.refused import RefusedClients
+from partwise.remote.authenticate import Hello
+from partwise.remote.channel import Channel
+from partwise.remote.frame import Frame
+from partwise.remote.link import Link
+from partwise.remote.poller import Poller
+from partwise.remote.transport import Listener
+
+STALL_S = 30.0
+"""A link that takes nothing for so long of what may go is given up."""
+
+
+class ServerLinks:
+    """Who is connected to a server, and as what. The server's thread alone uses it.
+
+    ``coordinator`` and ``following`` are None while there is none.
+    """
+
+    def __init__(self, name: str, listener: Listener, poller: Poller) -> None:
+        self.coordinator: Link | None = None
+        self.following: Link | None = None
+        self.refused = RefusedClients(poller)
+        self._name = name
+        self._listener = listener
+        self._poller = poller
+        self._inbound: set[Link] = set()
+        self._senders: dict[int, Link] = {}  # by the id of a received frame's lease
+
+    def accept(self, deployment: str | None) -> None:
+        """Take in, or turn away, who came since; parts of ``deployment`` are welcome."""
+        for hello, channel in self._listener.accepted():
+            if hello.role == "coordinator":
+                self._accept_coordinator(hello, channel)
+            elif hello.role == "part" and deployment == hello.deployment:
+                self._inbound.add(link := Link(channel, hello.name))
+                self._poller.add_link(link)
+            else:
+                channel.close()
+
+    def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
+        link = Link(channel, hello.name)
+        if self.coordinator is not None:
+            text = f"server {self._name} already serves another coordinator: stop that one first"
+            self.refused.refuse(link, text)
+            return
+        self.coordinator = link
+        self._poller.add_link(link)
+
+    def follow(self, channel: Channel, part: str) -> None:
+        """``channel`` leads to the next part."""
+        self.following = Link(channel, part)
+        self._poller.add_link(self.following)
+
+    def forget(self, link: Link) -> None:
+        """A link ended that is neither the coordinator's nor the next part's."""
+        if link in self.refused:
+            self.refused.forget(link)
+        else:
+            # The part before may be replaced: this one keeps what it holds, and the
+            # coordinator, which sees that part's end itself, decides.
+            self._inbound.discard(link)
+
+    def give_up_stalled(self, now_s: float) -> None:
+        """End the links that took nothing for STALL_S, and those of clients turned away."""
+        self.refused.close_late(now_s)
+        for link in (self.following, self.coordinator):
+            if link and link.wants_write and now_s - link.last_progress_s > STALL_S:
+                text = f"it took nothing for {STALL_S:g} s"
+                self._poller.lose(link, errors.DeadlineExceeded(text))
+
+    def hold(self, link: Link, frame: Frame) -> None:
+        """``frame`` came over ``link`` and is not yet done with."""
+        self._senders[id(frame.lease)] = link
+
+    def release(self, frame: Frame) -> None:
+        """``frame`` is done with."""
+        link = self._senders.pop(id(frame.lease), None)
+        if link is not None:
+            link.release(frame)
+
+    def reset(self) -> None:
+        """The assignment ended, and with it the links to other parts."""
+        for link in (*self._inbound, self.following):
+            if link is not None:
+                self._poller.remove(link)
+        self._inbound, self.following = set(), None
+        self._senders.clear()
