@@ -1,0 +1,242 @@
+"""What it is worth that a part stays in cache: the same part run again and again by itself, as on
+a host of its own, against its turn in a chain of parts far larger than the cache.
+
+One thread, one row a pass. Parts are one block of a random llama each, of about 2 to 64 MiB. Both
+sides are measured in turn in several rounds and stand beside the cost model, for which this
+machine is probed first.
+
+    python bench/cache_fit.py [--precisions fp32,int8,int4] [--rounds N] [--host FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from block_chain import choose_width, cut_chain, save_chain
+from harness import Spread, has_defaults, ratio, report, spread
+from partwise.cli.format import MIB, format_table
+from partwise.cluster import Host, Server
+from partwise.cluster.toml_file import read_host, write_host
+from partwise.distributor.load import Load, measure_layer
+from partwise.distributor.plan import Precision
+from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed, spend
+from partwise.distributor.workload import ELEMENT_BYTES, Workload
+from partwise.model import LayerKind, Model, open_model
+from partwise.part.kernels import Kernels, load_kernels
+from partwise.part.runner import Runner, RunnerOptions
+from partwise.remote.frame import Row, RowFlag
+from partwise.store import Store
+from plan_prediction import probe_host
+
+SIZES_MIB = (2, 4, 8, 12, 16, 24, 32, 48, 64)
+CHAIN_BYTES, LEAST_PARTS = 384 * MIB, 4
+"""Of all parts together, or more where four of them are."""
+PROMPT_TOKENS, PASSES, ROUNDS = 16, 24, 5
+FITS_MIB = 12
+"""Parts in fp32 that are no larger must gain by being resident."""
+BOUND = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Seconds of a pass through one part, by rounds, and as the cost model says."""
+
+    precision: str
+    part_bytes: float
+    num_parts: int
+    resident_s: tuple[float, ...]
+    chained_s: tuple[float, ...]
+    predicted_resident_s: float
+    predicted_chained_s: float
+    bound_by: str
+
+    @property
+    def gain(self) -> Spread:
+        """How many times as fast the part is when it is resident."""
+        return ratio(self.chained_s, self.resident_s)
+
+    @property
+    def predicted_gain(self) -> float:
+        return self.predicted_chained_s / self.predicted_resident_s
+
+    @property
+    def error(self) -> float:
+        """Of the predicted gain."""
+        return self.predicted_gain / self.gain.median - 1
+
+
+class Chain:
+    """Parts of one block each, every one with its own runner, in this process."""
+
+    def __init__(self, path: Path, model: Model, precision: Precision, kernels: Kernels) -> None:
+        kernels.use_threads(1)
+        plan = cut_chain(model, precision)
+        self._runners: list[Runner] = []
+        with Store.open(path) as store:
+            for part in plan.parts[1:-1]:
+                options = RunnerOptions(
+                    plan=plan,
+                    part=part.name,
+                    model=model,
+                    model_path=path,
+                    store=store,
+                    threads=1,
+                    on_progress=lambda done_bytes, total_bytes: None,
+                )
+                self._runners.append(kernels.make_runner(options))
+        prompt = np.ones((PROMPT_TOKENS, model.hidden_size), np.float32)
+        self._token = np.ones((1, model.hidden_size), np.float32)
+        for runner in self._runners:
+            runner.run([Row(0, 0, PROMPT_TOKENS, RowFlag.PROMPT)], (prompt,), _do_nothing)
+
+    def time_resident(self) -> float:
+        """Seconds of a pass through one part that has just been run."""
+        runner = self._runners[0]
+        return self._time(lambda position: self._pass(runner, position))
+
+    def time_chained(self) -> float:
+        """Seconds of a pass through one part while all are run in turn."""
+        seconds = self._time(
+            lambda position: [self._pass(runner, position) for runner in self._runners]
+        )
+        return seconds / len(self._runners)
+
+    def _time(self, run: Callable[[int], object]) -> float:
+        """The median, without the passes that warm up."""
+        times = []
+        for number in range(PASSES):
+            start_s = time.perf_counter()
+            run(PROMPT_TOKENS + number)
+            times.append(time.perf_counter() - start_s)
+        return float(np.median(times[PASSES // 4 :]))
+
+    def _pass(self, runner: Runner, position: int) -> None:
+        runner.run([Row(0, position, 1)], (self._token,), _do_nothing)
+
+
+def _do_nothing() -> None:
+    """Between layers."""
+
+
+def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> Outcome:
+    """One size: build the chain, measure both sides in turn, and ask the cost model."""
+    part_bytes = size_mib * MIB
+    width = choose_width(part_bytes, ELEMENT_BYTES[precision])
+    num_parts = max(LEAST_PARTS, -(-CHAIN_BYTES // part_bytes))
+    with tempfile.TemporaryDirectory(prefix="partwise-") as folder:
+        path = Path(folder)
+        save_chain(path, width, num_parts)
+        model = open_model(path)
+        kernels = next(each for each in load_kernels() if precision in each.precisions)
+        chain = Chain(path, model, precision, kernels)
+        pairs = [(chain.time_resident(), chain.time_chained()) for _ in range(rounds + 1)]
+    resident_s, chained_s = zip(*pairs[1:], strict=True)
+    (resident, bound_by), (chained, _) = (
+        predict(model, host, precision, parts) for parts in (1, num_parts)
+    )
+    return Outcome(
+        precision=precision,
+        part_bytes=load_block(model).working_set_bytes(workload_of(precision)),
+        num_parts=num_parts,
+        resident_s=resident_s,
+        chained_s=chained_s,
+        predicted_resident_s=resident,
+        predicted_chained_s=chained,
+        bound_by=bound_by,
+    )
+
+
+def predict(
+    model: Model, host: Host, precision: Precision, parts_in_turn: int
+) -> tuple[float, Bound]:
+    """Seconds of a pass through one block, and what binds it, while so many such parts take
+    turns on one core."""
+    workload, load = workload_of(precision), load_block(model)
+    server = Server(name="whole", host=host.name, threads=1, memory_bytes=host.memory_bytes)
+    sharing = Sharing(active_threads=1, used_threads=1)
+    speed = measure_speed(host, server, precision, sharing, find_pass(model, workload, 1))
+    working_set = parts_in_turn * load.working_set_bytes(workload)
+    return spend(
+        speed.read_s(load.read_bytes(workload, 1), working_set),
+        speed.compute_s(load.macs(workload)),
+        speed.overhead_s(1),
+    )
+
+
+def workload_of(precision: Precision) -> Workload:
+    # A row's past is half of this on average.
+    return Workload(precision=precision, context_tokens=2 * PROMPT_TOKENS + PASSES)
+
+
+def load_block(model: Model) -> Load:
+    return measure_layer(next(la for la in model.layers if la.kind is LayerKind.BLOCK))
+
+
+def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The figures: the gain of the largest fp32 part that fits, and the errors of all gains."""
+    figures: dict[str, Any] = {}
+    for precision in dict.fromkeys(outcome.precision for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.precision == precision]
+        fitting = [outcome for outcome in own if outcome.part_bytes <= FITS_MIB * MIB]
+        figures[f"{precision}_gain_fitting"] = max(o.gain.median for o in fitting)
+        figures[f"{precision}_gain_least_fitting"] = min(o.gain.median for o in fitting)
+        figures[f"{precision}_gain_error_max"] = max(abs(outcome.error) for outcome in own)
+    return figures
+
+
+def render(outcomes: Sequence[Outcome]) -> str:
+    headers = (
+        "precision", "part MiB", "parts", "resident us", "in its turn us", "gain",
+        "predicted gain", "error", "bound by",
+    )  # fmt: skip
+    rows = [
+        (
+            outcome.precision,
+            outcome.part_bytes / MIB,
+            outcome.num_parts,
+            1e6 * spread(outcome.resident_s).median,
+            1e6 * spread(outcome.chained_s).median,
+            str(outcome.gain),
+            outcome.predicted_gain,
+            f"{outcome.error:+.0%}",
+            outcome.bound_by,
+        )
+        for outcome in outcomes
+    ]
+    return format_table(headers, rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--precisions", default="fp32,int8,int4")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--host", type=Path, help="a host file instead of a probe")
+    args = parser.parse_args()
+    host = probe_host(None) if args.host is None else read_host(args.host)
+    outcomes = []
+    for precision in args.precisions.split(","):
+        for size_mib in SIZES_MIB:
+            outcomes.append(measure(cast("Precision", precision), size_mib, host, args.rounds))
+            print(render(outcomes[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(render(outcomes))
+    figures = summarize(outcomes)
+    details = {"host": write_host(host), "parts": [vars_of(outcome) for outcome in outcomes]}
+    report("cache_fit", figures, details, is_default=has_defaults(parser, args))
+    return int(any(figures[key] > BOUND for key in figures if key.endswith("error_max")))
+
+
+def vars_of(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome) | {"gain": outcome.gain.median, "predicted_gain": outcome.predicted_gain}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
