@@ -198,24 +198,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: which, and what to give instead.
     """
-    from partwise.cluster.presets import MAX_LOCAL
-    from partwise.engine.coordinator import MAX_STEP_S
-    from partwise.remote.messages import MAX_THREADS
-
-    for option in ("parts", "threads", "max-tokens"):
-        value = getattr(args, option.replace("-", "_"))
-        if value is not None and value < 1:
-            raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
-    if args.parts is not None and args.parts > MAX_LOCAL:
-        raise UsageError(f"--parts is {args.parts}, it must be at most {MAX_LOCAL}")
-    check_version(args.model_version)
-    if args.threads is not None and args.threads > MAX_THREADS:
-        raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
-    if args.step_timeout is not None and not 0 < args.step_timeout <= MAX_STEP_S:
-        raise UsageError(
-            f"--step-timeout is {args.step_timeout:g}: give seconds above 0, at most"
-            f" {MAX_STEP_S:g}, a day"
-        )
+    check_numbers(args)
     if args.servers is not None and args.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
     if args.token_file is not None and args.servers is None and args.cluster is None:
@@ -228,6 +211,30 @@ def check_options(args: argparse.Namespace) -> None:
         )
     if args.pin and args.servers is not None:
         raise UsageError("--pin is for servers of this machine: leave it out with --servers")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        UsageError: which, and what to give instead.
+    """
+    from partwise.cluster.presets import MAX_LOCAL
+    from partwise.engine.coordinator import MAX_STEP_S
+    from partwise.remote.messages import MAX_THREADS
+
+    for option, most in (("parts", MAX_LOCAL), ("threads", MAX_THREADS), ("max-tokens", None)):
+        value = getattr(args, option.replace("-", "_"))
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} is {value}, it must be at least 1: give 1 or more")
+        if value is not None and most is not None and value > most:
+            raise UsageError(f"--{option} is {value}, it must be at most {most}")
+    check_version(args.model_version)
+    if args.step_timeout is not None and not 0 < args.step_timeout <= MAX_STEP_S:
+        raise UsageError(
+            f"--step-timeout is {args.step_timeout:g}: give seconds above 0, at most"
+            f" {MAX_STEP_S:g}, a day"
+        )
 
 
 def deploy(prepared: Prepared, args: argparse.Namespace, expectation: Expectation | None) -> Net:

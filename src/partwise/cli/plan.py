@@ -9,6 +9,7 @@ whether it beats one machine.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
