@@ -1,4 +1,5 @@
-"""onnxruntime-genai's int4 model of the same weights: what its builder makes, and what that says.
+"""onnxruntime-genai's model of the same weights: what its builder makes, what that says, and how
+fast its own loop runs it.
 
 Shapes: N tokens, V vocabulary.
 """
@@ -6,10 +7,13 @@ Shapes: N tokens, V vocabulary.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +25,47 @@ from partwise.compress.blocks import Quantized, dequantize
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
-def build(model: Path, folder: Path, *, block: int) -> None:
-    """Have the builder write its int4 model: symmetric blocks, round to nearest."""
-    options = (f"int4_block_size={block}", "int4_is_symmetric=true", "int4_accuracy_level=4")
+def build(model: Path, folder: Path, *, block: int, precision: str = "int4") -> None:
+    """Have the builder write its model: symmetric blocks, round to nearest, inputs of products
+    as int8."""
+    options = (f"block_size={block}", "is_symmetric=true", "accuracy_level=4")
     command = (
         sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-m", "unused",
-        "-o", str(folder), "-p", "int4", "-e", "cpu", "-c", str(folder / "cache"),
+        "-o", str(folder), "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),
         "--extra_options", *options,
     )  # fmt: skip
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"the builder of onnxruntime-genai failed: {done.stderr[-2000:]}")
+
+
+def serve_genai(pipe: Connection, folder: str, threads: int) -> None:
+    """A process that reads a prompt and decodes whenever it is asked: (ids, tokens) in, seconds
+    until the first token and tokens per second after it out."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime_genai
+
+    config = onnxruntime_genai.Config(folder)
+    options = {"intra_op_num_threads": threads}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+    model = onnxruntime_genai.Model(config)
+    pipe.send("ready")
+    while True:
+        ids, num_tokens = pipe.recv()
+        params = onnxruntime_genai.GeneratorParams(model)
+        params.set_search_options(
+            min_length=len(ids) + num_tokens, max_length=len(ids) + num_tokens, do_sample=False
+        )
+        generator = onnxruntime_genai.Generator(model, params)
+        start_s = time.perf_counter()
+        generator.append_tokens(np.array(ids, np.int32))
+        generator.generate_next_token()
+        first_s = time.perf_counter()
+        for _ in range(num_tokens - 1):
+            generator.generate_next_token()
+        stop_s = time.perf_counter()
+        rate = (num_tokens - 1) / (stop_s - first_s) if num_tokens > 1 else 0.0
+        pipe.send((first_s - start_s, rate))
 
 
 class GenaiPredictions:
