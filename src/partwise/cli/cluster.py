@@ -140,6 +140,12 @@ def describe_rates(rates: Rates) -> dict[str, Any]:
             }
             for each in rates.streaming
         ],
+        "overheads": rates.overheads
+        and {
+            "call_overhead_s": rates.overheads.call_s,
+            "layer_overhead_s": rates.overheads.layer_s,
+            "row_overhead_s": rates.overheads.row_s,
+        },
     }
 
 

@@ -81,6 +81,12 @@ def render(probe: Probe) -> str:
         format_table(RATE_HEADERS, list_rates(host)),
         render_widths(host),
         overheads,
+        *(
+            f"at {precision} a runner call {1e6 * own.call_s:.0f} us, a layer in it"
+            f" {1e6 * own.layer_s:.0f} us, a row in a layer {1e6 * own.row_s:.0f} us"
+            for precision, rates in host.rates.items()
+            if (own := rates.overheads) is not None
+        ),
     )
     return "\n\n".join(filter(None, lines))
 

@@ -89,6 +89,20 @@ class Streaming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overheads:
+    """What a runner spends besides reading and arithmetic: on a call, on each layer of it, and
+    on each row of a layer."""
+
+    call_s: float = 0.0
+    layer_s: float = 0.0
+    row_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        times = {"call_s": self.call_s, "layer_s": self.layer_s, "row_s": self.row_s}
+        check_times("the overheads of a runner", times)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """What a host computes at one precision, over the rows of a pass, with weights that its
     caches hold: multiply-accumulates per second.
@@ -96,13 +110,15 @@ class Rates:
     By one core; by all cores, each by itself, together; and by one server with a thread on
     each core (None: as all cores), which may be far less: kernels do not split every pass.
     ``streaming`` (none: as fast as memory) is for weights that no cache holds, by ascending
-    numbers of inputs.
+    numbers of inputs. ``overheads`` (None: the host's) are those of the runner that computes at
+    this precision.
     """
 
     one_core_macs_per_s: Curve
     all_cores_macs_per_s: Curve
     one_server_macs_per_s: Curve | None = None
     streaming: tuple[Streaming, ...] = ()
+    overheads: Overheads | None = None
 
     def __post_init__(self) -> None:
         inputs = [streaming.inputs for streaming in self.streaming]

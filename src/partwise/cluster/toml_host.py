@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from partwise.cluster.description import PRECISIONS, Curve, Host, Rates, Streaming
+from partwise.cluster.description import PRECISIONS, Curve, Host, Overheads, Rates, Streaming
 from partwise.cluster.toml_table import Table, name_table, quote, to_unit, write_number
 from partwise.errors import ClusterError
 
@@ -25,6 +25,7 @@ _HOST_KEYS = (
     "cache_mib",
 )
 _BANDWIDTH_KEYS = ("working_set_mib", "bandwidth_gb_per_s")
+_OVERHEAD_KEYS = ("call_overhead_us", "layer_overhead_us", "row_overhead_us")
 _RATE_KEYS = ("one_core_gmacs_per_s", "all_cores_gmacs_per_s", "one_server_gmacs_per_s")
 _STREAMING_KEYS = ("one_core_gb_per_s", "all_cores_gb_per_s", "one_server_gb_per_s")
 
@@ -88,14 +89,24 @@ def _read_bandwidth(host: Table, key: str) -> Curve:
 
 
 def _read_rates(rates: Table, precision: str) -> Rates:
-    table = rates.table(precision, ("rows", *_RATE_KEYS, "streaming"))
+    table = rates.table(precision, ("rows", *_RATE_KEYS, *_OVERHEAD_KEYS, "streaming"))
     one_core, all_cores, one_server = _read_columns(table, _RATE_KEYS)
     return Rates(
         one_core_macs_per_s=one_core,
         all_cores_macs_per_s=all_cores,
         one_server_macs_per_s=one_server,
         streaming=tuple(_read_streaming(table, values) for values in table.tables("streaming")),
+        overheads=_read_overheads(table),
     )
+
+
+def _read_overheads(table: Table) -> Overheads | None:
+    """Those of the runner; None where not one is given."""
+    given = [table.optional(key, has_zero=True) for key in _OVERHEAD_KEYS]
+    if not any(key in table.values for key in _OVERHEAD_KEYS):
+        return None
+    call_s, layer_s, row_s = (value or 0.0 for value in given)
+    return Overheads(call_s=call_s, layer_s=layer_s, row_s=row_s)
 
 
 def _read_streaming(rates: Table, values: Mapping[str, Any]) -> Streaming:
@@ -129,6 +140,9 @@ def _write_rates(precision: str, rates: Rates) -> Iterator[str]:
     key = precision if re.fullmatch(r"[\w-]+", precision, re.ASCII) else quote(precision)
     columns = (rates.one_core_macs_per_s, rates.all_cores_macs_per_s, rates.one_server_macs_per_s)
     yield from ("", f"[hosts.rates.{key}]")
+    if rates.overheads is not None:
+        times_s = (rates.overheads.call_s, rates.overheads.layer_s, rates.overheads.row_s)
+        yield from map(write_number, _OVERHEAD_KEYS, times_s)
     yield from _write_columns(f"the rates of {precision}", _RATE_KEYS, columns)
     for streaming in rates.streaming:
         yield from ("", f"[[hosts.rates.{key}.streaming]]", f"inputs = {streaming.inputs}")

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from partwise.cluster.description import Curve, Host, Server, Streaming
+from partwise.cluster.description import Curve, Host, Overheads, Server, Streaming
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
 from partwise.model.description import Model
@@ -138,6 +138,9 @@ def measure_speed(
     memory = turn.take(host.one_core_bytes_per_s, host.all_cores_bytes_per_s).non_increasing()
     if rates.streaming:
         memory = _stream(memory, _find_streamed(rates.streaming, turn, kind))
+    overheads = rates.overheads or Overheads(
+        call_s=host.call_overhead_s, layer_s=host.layer_overhead_s, row_s=host.row_overhead_s
+    )
     return Speed(
         # The curve is over what the host reads in all: the others hold as much a thread.
         bytes_per_s=Curve(x=tuple(x * threads / used for x in memory.x), y=memory.y),
@@ -146,8 +149,8 @@ def measure_speed(
         )
         .non_decreasing()
         .at(kind.tokens),
-        call_overhead_s=host.call_overhead_s,
-        layer_overhead_s=host.layer_overhead_s + kind.rows * host.row_overhead_s,
+        call_overhead_s=overheads.call_s,
+        layer_overhead_s=overheads.layer_s + kind.rows * overheads.row_s,
     )
 
 

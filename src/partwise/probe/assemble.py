@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partwise.cluster.description import Curve, Host, Rates, Streaming
+from partwise.cluster.description import Curve, Host, Overheads, Rates, Streaming
 from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.probe.measurements import Measurements
+from partwise.probe.overhead import Overhead
 from partwise.probe.points import (
-    TOKENS,
+    ROUNDED,
     Machine,
     Multiply,
     Read,
@@ -21,6 +22,7 @@ from partwise.probe.points import (
     list_reads,
     list_streamed_shapes,
     list_teams,
+    list_tokens,
 )
 from partwise.probe.spread import spread
 
@@ -43,7 +45,8 @@ def assemble_host(
         memory_bytes=machine.memory_bytes,
         one_core_bytes_per_s=one.read_curve(),
         all_cores_bytes_per_s=all_cores,
-        rates={p: _assemble_rates(p, one, every, columns.get(Who.ONE_SERVER))
+        rates={p: _assemble_rates(p, one, every,
+                                  None if p in ROUNDED else columns.get(Who.ONE_SERVER))
                for p in found.precisions},
         call_overhead_s=_round(found.overhead.call_s.median),
         layer_overhead_s=_round(found.overhead.layer_s.median),
@@ -86,22 +89,24 @@ class _Column:
     def macs_per_s(self, precision: str) -> Curve:
         """Multiply-accumulates per second over tokens, with weights in cache."""
         element_bytes = ELEMENT_BYTES[precision]
-        cached, *_ = list_matrices(self.team, self.machine)
-        seconds = [self._byte_s(precision, cached, tokens) for tokens in TOKENS]
+        cached, *_ = list_matrices(self.team, self.machine, precision)
+        points = list_tokens(precision)
+        seconds = [self._byte_s(precision, cached, tokens) for tokens in points]
         return _curve(
-            TOKENS,
+            points,
             [
                 self.team.num_processes * tokens / element_bytes / byte_s
-                for tokens, byte_s in zip(TOKENS, seconds, strict=True)
+                for tokens, byte_s in zip(points, seconds, strict=True)
             ],
         )
 
     def stream(self, precision: str, shape: tuple[int, int]) -> Curve:
         """Bytes of weights per second over tokens, of matrices that no cache holds."""
-        _, *streamed = list_matrices(self.team, self.machine)
+        _, *streamed = list_matrices(self.team, self.machine, precision)
         matrices = next(matrices for matrices in streamed if matrices[0] == shape)
-        seconds = [self._byte_s(precision, matrices, tokens) for tokens in TOKENS]
-        return _curve(TOKENS, [self.team.num_processes / byte_s for byte_s in seconds])
+        points = list_tokens(precision)
+        seconds = [self._byte_s(precision, matrices, tokens) for tokens in points]
+        return _curve(points, [self.team.num_processes / byte_s for byte_s in seconds])
 
     def _byte_s(self, precision: str, matrices: tuple[tuple[int, int], int], tokens: int) -> float:
         """Seconds a byte of weights, without those of the calls."""
@@ -117,6 +122,7 @@ class _Column:
 
 def _assemble_rates(precision: str, one: _Column, every: _Column, server: _Column | None) -> Rates:
     return Rates(
+        overheads=_round_overheads(one.found.own_overheads.get(precision)),
         one_core_macs_per_s=one.macs_per_s(precision),
         all_cores_macs_per_s=every.macs_per_s(precision),
         one_server_macs_per_s=None if server is None else server.macs_per_s(precision),
@@ -127,8 +133,18 @@ def _assemble_rates(precision: str, one: _Column, every: _Column, server: _Colum
                 all_cores_bytes_per_s=every.stream(precision, shape),
                 one_server_bytes_per_s=None if server is None else server.stream(precision, shape),
             )
-            for shape in list_streamed_shapes(one.machine)
+            for shape in list_streamed_shapes(one.machine, precision)
         ),
+    )
+
+
+def _round_overheads(found: Overhead | None) -> Overheads | None:
+    if found is None:
+        return None
+    return Overheads(
+        call_s=_round(found.call_s.median),
+        layer_s=_round(found.layer_s.median),
+        row_s=_round(found.row_s.median),
     )
 
 

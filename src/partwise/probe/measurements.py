@@ -8,23 +8,27 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from partwise.errors import ProbeError
 from partwise.part.kernels import Kernels, load_kernels
-from partwise.probe.overhead import Overhead, measure_overhead
+from partwise.probe.overhead import Overhead, measure_call_overhead, measure_overhead
 from partwise.probe.points import Machine, Point, Team, Who, list_multiplies, list_reads, list_teams
 from partwise.probe.team import Measured, measure_team
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """All that was measured, by team and point; ``precisions`` as the runners name them."""
+    """All that was measured, by team and point; ``precisions`` as the runners name them.
+
+    ``overhead`` is of the first runner, ``own_overheads`` are of the others, by precision.
+    """
 
     precisions: tuple[str, ...]
     measured: Mapping[tuple[Who, Point], Measured]
     overhead: Overhead
+    own_overheads: Mapping[str, Overhead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +79,15 @@ def _measure(pipe: Connection, machine: Machine) -> Measurements:
     precisions = tuple(p for each in kernels for p in _own_precisions(each, kernels))
     # Last: the runner starts threads, after which nothing may be forked.
     overhead = measure_overhead(kernels[0])
+    own_overheads = {
+        precision: measure_call_overhead(each, precision)
+        for each in kernels[1:]
+        for precision in _own_precisions(each, kernels)
+    }
     pipe.send(Progressed(done=total, total=total))
-    return Measurements(precisions=precisions, measured=measured, overhead=overhead)
+    return Measurements(
+        precisions=precisions, measured=measured, overhead=overhead, own_overheads=own_overheads
+    )
 
 
 def _own_precisions(kernels: Kernels, runners: list[Kernels]) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from partwise.distributor import balance_layers
+from partwise.distributor.plan import Precision
 from partwise.model import LayerKind, Model, open_model
 from partwise.part.kernels import Kernels
 from partwise.part.runner import Runner, RunnerOptions
@@ -21,9 +24,12 @@ from partwise.remote.frame import Row, RowFlag
 from partwise.store import Store
 
 NUM_BLOCKS, HIDDEN, MLP, VOCABULARY = 8, 64, 128, 256
+FEW_BLOCKS = 2
 NUM_HEADS, NUM_KV_HEADS = 2, 1
 PROMPT_TOKENS, NUM_PASSES = 32, 25
 ROWS = (1, 4)
+NUM_ENDS = 3
+"""Layers besides the blocks: embedding, norm and head."""
 POLLUTION_BYTES = 16 << 20
 """What is read between two layers, so that the caches are as cold as weights leave them."""
 PAUSE_S = 0.02
@@ -44,9 +50,9 @@ def measure_overhead(kernels: Kernels) -> Overhead:
     kernels.use_threads(1)
     with tempfile.TemporaryDirectory(prefix="partwise-") as folder:
         path = Path(folder)
-        _save_model(path)
+        _save_model(path, NUM_BLOCKS)
         model = open_model(path)
-        runner = _make_runner(kernels, path, model)
+        runner = _make_runner(kernels, path, model, kernels.precisions[0])
         pollute = kernels.read(POLLUTION_BYTES).run
         first, last = (_time_passes(runner, model, rows, pollute) for rows in ROWS)
     num_layers, added = len(model.layers), ROWS[1] - ROWS[0]
@@ -58,10 +64,43 @@ def measure_overhead(kernels: Kernels) -> Overhead:
     return Overhead(call_s=spread(call_s), layer_s=spread(layer_s), row_s=spread(row_s))
 
 
+def measure_call_overhead(kernels: Kernels, precision: str) -> Overhead:
+    """The same of a runner that computes all layers in one call: from passes of two models, one
+    of FEW_BLOCKS and one of NUM_BLOCKS, the caches cold before each."""
+    kernels.use_threads(1)
+    pollute = kernels.read(POLLUTION_BYTES).run
+    passes = {}
+    for num_blocks in (FEW_BLOCKS, NUM_BLOCKS):
+        with tempfile.TemporaryDirectory(prefix="partwise-") as folder:
+            path = Path(folder)
+            _save_model(path, num_blocks)
+            model = open_model(path)
+            runner = _make_runner(kernels, path, model, precision)
+            passes[num_blocks] = [
+                [pass_s for pass_s, _ in _time_passes(runner, model, rows, pollute)]
+                for rows in ROWS
+            ]
+    added_blocks, added_rows = NUM_BLOCKS - FEW_BLOCKS, ROWS[1] - ROWS[0]
+    few_s, many_s = (spread(passes[n][0]).median for n in (FEW_BLOCKS, NUM_BLOCKS))
+    pairs = zip(*passes[NUM_BLOCKS], strict=True)
+    row_s = [max(0.0, b - a) / added_rows / NUM_BLOCKS for a, b in pairs]
+    one_row_s = spread(row_s).median
+    block_s = max(0.0, many_s - few_s) / added_blocks
+    layer_s = [
+        max(0.0, (b - a) / added_blocks - ROWS[0] * one_row_s)
+        for a, b in zip(passes[FEW_BLOCKS][0], passes[NUM_BLOCKS][0], strict=True)
+    ]
+    # Every layer is priced as a block, also the ends.
+    num_layers = FEW_BLOCKS + NUM_ENDS
+    call_s = [max(0.0, pass_s - num_layers * block_s) for pass_s in passes[FEW_BLOCKS][0]]
+    return Overhead(call_s=spread(call_s), layer_s=spread(layer_s), row_s=spread(row_s))
+
+
 def _time_passes(
     runner: Runner, model: Model, num_rows: int, pollute: Callable[[], None]
 ) -> list[tuple[float, float]]:
-    """Of each pass of ``num_rows`` the seconds in all, and of a block (the median of all)."""
+    """Of each pass of ``num_rows`` the seconds in all, and of a block (the median of all; no
+    number where layers are not computed one by one)."""
     is_block = np.array([layer.kind is LayerKind.BLOCK for layer in model.layers])
     ids = np.ones(num_rows * PROMPT_TOKENS, np.int64)
     prompts = [Row(i, 0, PROMPT_TOKENS, RowFlag.PROMPT) for i in range(num_rows)]
@@ -70,8 +109,11 @@ def _time_passes(
     for number in range(NUM_PASSES):
         rows = [Row(i, PROMPT_TOKENS + number, 1, RowFlag.PICK) for i in range(num_rows)]
         time.sleep(PAUSE_S)
+        pollute()
         layers_s = _time_layers(runner, rows, pollute)
-        times.append((float(layers_s.sum()), float(np.median(layers_s[is_block]))))
+        is_each = len(layers_s) == len(is_block)
+        block_s = float(np.median(layers_s[is_block])) if is_each else math.nan
+        times.append((float(layers_s.sum()), block_s))
     runner.release(range(num_rows))
     return times[NUM_PASSES // 5 :]  # the first ones still warm up
 
@@ -96,8 +138,8 @@ def _do_nothing() -> None:
     """Between the layers of a pass that is not measured."""
 
 
-def _make_runner(kernels: Kernels, path: Path, model: Model) -> Runner:
-    plan = balance_layers(model, ["probe"])
+def _make_runner(kernels: Kernels, path: Path, model: Model, precision: str) -> Runner:
+    plan = balance_layers(model, ["probe"], precision=cast("Precision", precision))
     with Store.open(path) as store:
         options = RunnerOptions(
             plan=plan,
@@ -111,13 +153,13 @@ def _make_runner(kernels: Kernels, path: Path, model: Model) -> Runner:
         return kernels.make_runner(options)
 
 
-def _save_model(folder: Path) -> None:
+def _save_model(folder: Path, num_blocks: int) -> None:
     kv_width = HIDDEN // NUM_HEADS * NUM_KV_HEADS
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
         "model.norm.weight": (HIDDEN,),
     }
-    for i in range(NUM_BLOCKS):
+    for i in range(num_blocks):
         block = {
             "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
             "self_attn.k_proj.weight": (kv_width, HIDDEN),
@@ -137,7 +179,7 @@ def _save_model(folder: Path) -> None:
         "model_type": "llama",
         "hidden_size": HIDDEN,
         "intermediate_size": MLP,
-        "num_hidden_layers": NUM_BLOCKS,
+        "num_hidden_layers": num_blocks,
         "num_attention_heads": NUM_HEADS,
         "num_key_value_heads": NUM_KV_HEADS,
         "max_position_embeddings": 512,

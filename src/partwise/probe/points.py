@@ -20,10 +20,14 @@ LEAST_READ_BYTES = 32 * KIB
 """Of one process: what its first level of cache holds."""
 TOKENS = (1, 2, 3, 4, 16, 128)
 """Of a pass: kernels change at a few, and all but the last are what decoding asks for."""
+FEW_TOKENS = (1, 4, 16, 128)
+"""Of rounded weights: their one kernel is bound by arithmetic, and knows no widths either."""
+ROUNDED = ("int8", "int4")
 CACHED_SHAPE = (1024, 512)
 """(outputs, inputs): 2 MiB in fp32, which the caches of one core hold on most machines."""
 STREAMED_SHAPES = ((1024, 512), (1536, 1536), (4096, 2048), (1024, 8192))
 """Linear layers of small and of larger models: kernels depend on their inputs."""
+FEW_STREAMED_SHAPES = ((1536, 1536),)
 LEAST_STREAMED_BYTES = 128 * MIB
 LEAST_STREAMED_EACH_BYTES = 64 * MIB
 """Two of the larger matrices for a process, so that none stays in a cache of its own."""
@@ -97,14 +101,17 @@ def list_reads(team: Team, machine: Machine) -> list[Point]:
 
 
 def list_multiplies(team: Team, machine: Machine, precisions: Sequence[str]) -> list[Point]:
-    """What ``team`` multiplies, in an order in which neighbours share their matrices."""
+    """What ``team`` multiplies, in an order in which neighbours share their matrices. A server's
+    threads share products with rounded weights as its cores do by themselves."""
     points: list[Point] = []
     for precision in precisions:
+        if precision in ROUNDED and team.who is Who.ONE_SERVER:
+            continue
         points.append(empty_multiply(precision))
-        for shape, num_bytes in list_matrices(team, machine):
+        for shape, num_bytes in list_matrices(team, machine, precision):
             points += [
                 Multiply(precision=precision, shape=shape, num_bytes=num_bytes, tokens=tokens)
-                for tokens in TOKENS
+                for tokens in list_tokens(precision)
             ]
     return points
 
@@ -114,18 +121,28 @@ def empty_multiply(precision: str) -> Multiply:
     return Multiply(precision=precision, shape=(8, 8), num_bytes=1, tokens=1)
 
 
-def list_matrices(team: Team, machine: Machine) -> list[tuple[tuple[int, int], int]]:
+def list_tokens(precision: str) -> tuple[int, ...]:
+    """The tokens of a pass at which products at ``precision`` are measured."""
+    return FEW_TOKENS if precision in ROUNDED else TOKENS
+
+
+def list_matrices(
+    team: Team, machine: Machine, precision: str
+) -> list[tuple[tuple[int, int], int]]:
     """Shapes, each with the bytes to be multiplied: what caches hold, then what they do not."""
     least = max(LEAST_STREAMED_BYTES, 4 * machine.cache_bytes)
     streamed_bytes = max(least, team.num_processes * LEAST_STREAMED_EACH_BYTES)
     streamed_bytes = min(streamed_bytes, machine.memory_bytes // 4)
     cached = (CACHED_SHAPE, 1)  # one matrix a process
-    return [cached, *((shape, streamed_bytes) for shape in list_streamed_shapes(machine))]
+    return [
+        cached,
+        *((shape, streamed_bytes) for shape in list_streamed_shapes(machine, precision)),
+    ]
 
 
-def list_streamed_shapes(machine: Machine) -> list[tuple[int, int]]:
-    """Those of STREAMED_SHAPES of which a quarter of the memory holds one for each core, in
-    fp32; the smallest at least."""
+def list_streamed_shapes(machine: Machine, precision: str) -> list[tuple[int, int]]:
+    """Those of the shapes at ``precision`` of which a quarter of the memory holds one for each
+    core, in fp32; the smallest at least."""
     room = machine.memory_bytes // 4 // machine.cores
-    smallest, *others = STREAMED_SHAPES
+    smallest, *others = FEW_STREAMED_SHAPES if precision in ROUNDED else STREAMED_SHAPES
     return [smallest, *(shape for shape in others if 4 * shape[0] * shape[1] <= room)]
