@@ -61,6 +61,8 @@ FIGURES = {
     ),
     "the same at 256 KB": "hop.added_ratio_256k",
     "warm, from the command to the first token, 3 parts": "first_token.first_token_s",
+    "error of predicted tokens/s over 24 configurations, median": "plan.prediction_error_median",
+    "the same, nine of ten are better": "plan.prediction_error_p90",
 }
 """The rows of the table of figures, and the file and key in bench/results that they show."""
 
