@@ -28,7 +28,7 @@ from partwise.cluster import Host, Server
 from partwise.cluster.toml_file import read_host, write_host
 from partwise.distributor.load import Load, measure_layer
 from partwise.distributor.plan import Precision
-from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed, spend
+from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed
 from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.model import LayerKind, Model, open_model
 from partwise.part.kernels import Kernels, load_kernels
@@ -105,10 +105,12 @@ class Chain:
 
     def time_chained(self) -> float:
         """Seconds of a pass through one part while all are run in turn."""
-        seconds = self._time(
-            lambda position: [self._pass(runner, position) for runner in self._runners]
-        )
-        return seconds / len(self._runners)
+
+        def run(position: int) -> None:
+            for runner in self._runners:
+                self._pass(runner, position)
+
+        return self._time(run) / len(self._runners)
 
     def _time(self, run: Callable[[int], object]) -> float:
         """The median, without the passes that warm up."""
@@ -164,12 +166,10 @@ def predict(
     server = Server(name="whole", host=host.name, threads=1, memory_bytes=host.memory_bytes)
     sharing = Sharing(active_threads=1, used_threads=1)
     speed = measure_speed(host, server, precision, sharing, find_pass(model, workload, 1))
+    read_bytes, macs = load.read_bytes(workload, 1), load.macs(workload)
     working_set = parts_in_turn * load.working_set_bytes(workload)
-    return spend(
-        speed.read_s(load.read_bytes(workload, 1), working_set),
-        speed.compute_s(load.macs(workload)),
-        speed.overhead_s(1),
-    )
+    seconds = speed.pass_s(read_bytes, working_set, macs, 1, 1)
+    return seconds, speed.find_bound(read_bytes, working_set, macs, seconds)
 
 
 def workload_of(precision: Precision) -> Workload:

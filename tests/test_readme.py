@@ -68,6 +68,8 @@ FIGURES = {
     "a wide random llama, 2 parts, 16 streams over 100 Mbit/s: the chosen codec over fp32": (
         "link_codecs.wide_over_fp32"
     ),
+    "error of predicted tokens/s over 24 configurations, median": "plan.prediction_error_median",
+    "the same, nine of ten are better": "plan.prediction_error_p90",
 }
 """The rows of the table of figures, and the file and key in bench/results that they show."""
 

@@ -34,7 +34,8 @@ def main() -> None:
         "all_cores_cache_step": find_step(host["all_cores_bandwidth"], LAST_LEVEL_MIB),
         "own_cache_step": find_step(host["one_core_bandwidth"], OWN_MIB),
         "has_rows": all(set(rates["rows"]) >= ROWS for rates in host["rates"].values()),
-        "has_overheads": host["call_overhead_us"] > 0 and host["layer_overhead_us"] > 0,
+        # Every layer is priced as a block: that may leave nothing for the call.
+        "has_overheads": host["call_overhead_us"] >= 0 and host["layer_overhead_us"] > 0,
         "has_disk": host["store_gb_per_s"] > 0,
     }
     print(json.dumps(figures))

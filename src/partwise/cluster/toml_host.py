@@ -63,10 +63,11 @@ def write_host_lines(host: Host) -> Iterator[str]:
     """
     yield from ("[[hosts]]", f"name = {quote(host.name)}", f"cores = {host.cores}")
     yield write_number("memory_gib", host.memory_bytes)
+    overheads_s = (host.call_overhead_s, host.layer_overhead_s, host.row_overhead_s)
+    # A probe may find one of them to be nothing, and says so.
+    if any(overheads_s):
+        yield from map(write_number, _OVERHEAD_KEYS, overheads_s)
     optional = {
-        "call_overhead_us": host.call_overhead_s or None,
-        "layer_overhead_us": host.layer_overhead_s or None,
-        "row_overhead_us": host.row_overhead_s or None,
         "store_gb_per_s": host.store_bytes_per_s,
         "watts": host.watts,
         "cache_mib": host.cache_bytes,

@@ -13,8 +13,8 @@ import msgspec
 
 from partwise.cluster.description import LinkSpeed
 from partwise.distributor.cost import Prediction, predict
+from partwise.distributor.pipeline import split_streams
 from partwise.distributor.plan import Codec, Link, Plan
-from partwise.distributor.pricing import split_streams
 from partwise.distributor.problem import Problem, Strategy
 from partwise.distributor.transfer import convert_s, hop_bytes
 from partwise.errors import PlanError

@@ -29,8 +29,9 @@ MESSAGE_S = 30e-6
 members takes 64 to 78 us over loopback, of which the link's own way is 40 (measured). A frame in
 and a frame out are about 60 us of a server's work (docs/decisions/0007): half of that each."""
 MESSAGE_CALLS = 1 / 5
-"""The same as a share of a runner's call: 150 us where a message was measured. What starts a call
-sooner (a captured graph) is taken to send sooner in proportion; nothing takes longer."""
+"""The same as a share of a runner's call of one layer: over 150 us where a message was measured.
+What starts a call sooner (a captured graph) is taken to send sooner in proportion; nothing takes
+longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def _count_values(model: Model) -> int:
 
 def message_s(host: Host) -> float:
     """Seconds for which a server of ``host`` is kept by one message more."""
-    return min(MESSAGE_S, MESSAGE_CALLS * host.call_overhead_s)
+    return min(MESSAGE_S, MESSAGE_CALLS * (host.call_overhead_s + host.layer_overhead_s))
 
 
 def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:
