@@ -35,8 +35,9 @@ def test_the_table_names_servers_layers_and_sizes(
     assert lines[5].startswith("local-1  part1  blocks 2:4 + norm + head")
     assert lines[6].startswith("total")
     # What is said of the plan stands below its table; nothing is said of the run.
-    assert lines[-1].startswith("note: transformer.wte.weight is tied and held by part0 and part1")
-    assert lines[-1].endswith("3.75 KiB more")
+    assert lines[-3].startswith("note: transformer.wte.weight is tied and held by part0 and part1")
+    assert lines[-3].endswith("3.75 KiB more")
+    assert lines[-1].startswith("runner: torch in fp32, because the onnx runner does not cover")
     assert err == ""
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from partwise.part.runner import RunnerOptions
 from partwise.probe import overhead
-from partwise.probe.overhead import measure_overhead
+from partwise.probe.overhead import measure_call_overhead, measure_overhead
 from partwise.remote.frame import Row
 
 CALL_S, LAYER_S, ROW_S, POLLUTION_S = 5e-3, 1e-3, 2e-4, 0.5
@@ -48,7 +48,20 @@ class FakeRunner:
         pass
 
 
+class WholeRunner(FakeRunner):
+    """The same in one call, which cannot be left."""
+
+    def run(
+        self, rows: Sequence[Row], inputs: Sequence[np.ndarray], between: Callable[[], None]
+    ) -> tuple[np.ndarray, ...]:
+        between()
+        return super().run(rows, inputs, lambda: None)
+
+
 class FakeKernels:
+    precisions = ("fp32",)
+    runner: type[FakeRunner] = FakeRunner
+
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
 
@@ -62,7 +75,12 @@ class FakeKernels:
         self.clock.sleep(POLLUTION_S)
 
     def make_runner(self, options: RunnerOptions) -> FakeRunner:
-        return FakeRunner(self.clock, len(options.model.layers))
+        return self.runner(self.clock, len(options.model.layers))
+
+
+class WholeKernels(FakeKernels):
+    precisions = ("int8",)
+    runner = WholeRunner
 
 
 def test_calls_layers_and_rows_are_told_apart_and_pollution_is_not_counted(
@@ -71,6 +89,15 @@ def test_calls_layers_and_rows_are_told_apart_and_pollution_is_not_counted(
     clock = FakeClock()
     monkeypatch.setattr(overhead, "time", clock)
     found = measure_overhead(FakeKernels(clock))
+    assert found.layer_s.median == pytest.approx(LAYER_S)
+    assert found.row_s.median == pytest.approx(ROW_S)
+    assert found.call_s.median == pytest.approx(CALL_S)
+
+
+def test_so_they_are_where_all_layers_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(overhead, "time", clock)
+    found = measure_call_overhead(WholeKernels(clock), "int8")
     assert found.layer_s.median == pytest.approx(LAYER_S)
     assert found.row_s.median == pytest.approx(ROW_S)
     assert found.call_s.median == pytest.approx(CALL_S)

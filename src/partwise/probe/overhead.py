@@ -82,8 +82,8 @@ def measure_call_overhead(kernels: Kernels, precision: str) -> Overhead:
             ]
     added_blocks, added_rows = NUM_BLOCKS - FEW_BLOCKS, ROWS[1] - ROWS[0]
     few_s, many_s = (spread(passes[n][0]).median for n in (FEW_BLOCKS, NUM_BLOCKS))
-    pairs = zip(*passes[NUM_BLOCKS], strict=True)
-    row_s = [max(0.0, b - a) / added_rows / NUM_BLOCKS for a, b in pairs]
+    quads = zip(*passes[FEW_BLOCKS], *passes[NUM_BLOCKS], strict=True)
+    row_s = [max(0.0, (d - c) - (b - a)) / added_rows / added_blocks for a, b, c, d in quads]
     one_row_s = spread(row_s).median
     block_s = max(0.0, many_s - few_s) / added_blocks
     layer_s = [
