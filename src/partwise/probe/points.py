@@ -131,6 +131,8 @@ def list_matrices(
 ) -> list[tuple[tuple[int, int], int]]:
     """Shapes, each with the bytes to be multiplied: what caches hold, then what they do not."""
     least = max(LEAST_STREAMED_BYTES, 4 * machine.cache_bytes)
+    if precision in ROUNDED:
+        least //= 2  # they take longer to be packed than to be measured
     streamed_bytes = max(least, team.num_processes * LEAST_STREAMED_EACH_BYTES)
     streamed_bytes = min(streamed_bytes, machine.memory_bytes // 4)
     cached = (CACHED_SHAPE, 1)  # one matrix a process

@@ -24,7 +24,7 @@ from partwise.probe.others import count_others_s
 from partwise.probe.points import Multiply, Point, Read, Team
 
 WINDOW_S = 0.02
-NUM_WINDOWS = 4
+NUM_WINDOWS = 3
 LEAST_BATCH_S = 200e-6
 """Shorter passes are timed several at a time: looking at the clock costs as much as they."""
 DISTURBED_SHARE, DISTURBED_S = 0.1, 0.03
