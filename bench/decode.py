@@ -1,4 +1,4 @@
-"""Decode speed of parts against one part and against transformers, on SmolLM2 in fp32.
+"""Decode speed of parts against one part and against transformers, on SmolLM2 in fp32 by torch.
 
 Every configuration is deployed once and stays; each round runs all of them, one after the
 other, in a changing order. Ratios are taken within a round.
@@ -28,6 +28,9 @@ from partwise.cli.format import format_table
 
 PROMPT = "Once upon a time, in a village by the sea, there lived"
 NUM_STREAMS = 4
+RUNNER = "torch"
+"""As transformers. ONNX Runtime reads fp32 weights twice as fast on one core, which is more than
+half of what memory gives to both: bench/fast.py has its figures."""
 BATCHED = 2
 """Microbatches in flight on both sides at four streams."""
 
@@ -68,7 +71,7 @@ def decode(net: partwise.Net, ids: tuple[int, ...], num_streams: int, num_tokens
 
 def deploy(stack: ExitStack, parts: int, threads: int, max_in_flight: int = 0) -> partwise.Net:
     """Parts of SmolLM2 until ``stack`` ends."""
-    options = partwise.DeployOptions(threads=threads, max_in_flight=max_in_flight)
+    options = partwise.DeployOptions(threads=threads, max_in_flight=max_in_flight, runner=RUNNER)
     return stack.enter_context(partwise.deploy(SMOLLM2, parts=parts, options=options))
 
 

@@ -7,6 +7,7 @@ changing order, a run that others disturb again (`quiet.py`). Ratios are taken w
 - decode of one stream and the time to read a prompt of 512 tokens: one part with one thread
   against onnxruntime-genai with one thread, at the same bits, blocks of 32, symmetric, inputs of
   products as int8;
+- fp32 by ONNX Runtime: one part with one thread, and two parts, at one stream and at eight;
 - int4, one thread a part: two parts at 1, 8 and 16 streams against one part at one stream;
   against one part with the same batching (two microbatches) and one thread; and with two threads.
 
@@ -129,6 +130,11 @@ def list_runs(stack: ExitStack, num_tokens: int) -> dict[str, Run]:
         runs[f"{precision}, 1 part"] = ours[precision].decode(ids, 1, num_tokens)
         runs[f"{precision}, genai, prompt"] = peer.prefill(long_ids)
         runs[f"{precision}, 1 part, prompt"] = ours[precision].prefill(long_ids)
+    plain = {parts: Ours(stack, "fp32", parts, in_flight=BATCHED) for parts in (1, 2)}
+    for parts, each in plain.items():
+        for streams in (1, STREAMS[0]):
+            name = f"fp32, {parts} part{'s' * (parts > 1)}, {streams} stream{'s' * (streams > 1)}"
+            runs[name] = each.decode(ids, streams, min(num_tokens, MAX_SPREAD_STREAMS_TOKENS))
     two, one = Ours(stack, "int4", 2), Ours(stack, "int4", 1, in_flight=BATCHED)
     wide = Ours(stack, "int4", 1, threads=2, in_flight=BATCHED)
     runs["int4, 2 parts"] = two.decode(ids, 1, num_tokens)
@@ -162,6 +168,9 @@ def find_ratios(rates: dict[str, list[float]]) -> dict[str, Spread]:
     for p in PRECISIONS:
         ours, theirs = rates[f"{p}, 1 part, prompt"], rates[f"{p}, genai, prompt"]
         found[f"{p}_prefill_over_genai"] = ratio(ours, theirs)
+    for streams in ("1 stream", f"{STREAMS[0]} streams"):
+        pair = rates[f"fp32, 2 parts, {streams}"], rates[f"fp32, 1 part, {streams}"]
+        found[f"fp32_two_parts_over_one_part_{streams.replace(' ', '_')}"] = ratio(*pair)
     alone = rates["int4, 1 part"]
     found["two_parts_one_stream"] = ratio(rates["int4, 2 parts"], alone)
     for streams in STREAMS:

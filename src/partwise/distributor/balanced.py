@@ -19,15 +19,16 @@ from partwise.distributor.problem import Problem
 from partwise.distributor.reduction import plan_reduced
 from partwise.distributor.runners import runner_for
 from partwise.distributor.verify import verify_plan
+from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.errors import PlanError
 from partwise.model.description import Layer, LayerKind, Model
 
 NAME = "balanced"
 HELP = "by layers: the slowest part as fast as possible, over unequal servers"
 
-BLOCK_OVERHEAD_ELEMENTS = 1_000_000
-"""What a block costs besides reading, in fp32 elements read meanwhile: 0.2 ms at 22 GB/s
-(measured; docs/decisions/0001)."""
+BLOCK_OVERHEAD_BYTES = {"torch": 4_000_000, "onnx": 300_000}
+"""What a block costs besides reading, by runner, in bytes of weights read meanwhile: 0.2 ms at 22
+GB/s, and 12 us at 25 (measured; docs/decisions/0001)."""
 
 
 def plan(problem: Problem) -> Plan:
@@ -89,7 +90,9 @@ def balance_layers(
             f"{len(servers)} parts are more than the {num_layers} layers of {model.name}:"
             f" ask for {num_layers} parts or fewer"
         )
-    cuts = cut_evenly([weigh(layer) for layer in model.layers], len(servers))
+    runner = runner or runner_for(precision)
+    overhead = round(BLOCK_OVERHEAD_BYTES[runner] / ELEMENT_BYTES[precision])
+    cuts = cut_evenly([weigh(layer, overhead) for layer in model.layers], len(servers))
     names = [f"part{i}" for i in range(len(servers))]
     stages = tuple(
         Stage(start=start, stop=stop, members=(Member(part=name),))
@@ -105,7 +108,7 @@ def balance_layers(
                 name=name,
                 server=server,
                 precision=precision,
-                runner=runner or runner_for(precision),
+                runner=runner,
             )
             for name, server in zip(names, servers, strict=True)
         ),
@@ -116,13 +119,14 @@ def balance_layers(
     return plan
 
 
-def weigh(layer: Layer) -> int:
+def weigh(layer: Layer, block_overhead: int) -> int:
     """What a decoded token costs in ``layer``: the elements that it reads (one precision for
-    all, so as good as bytes), and for a block what its operators cost whatever their size.
+    all, so as good as bytes), and for a block what its operators cost whatever their size, as
+    ``block_overhead`` elements.
 
     An embedding table is only looked up: counting it whole would starve its server of work.
     """
-    overhead = BLOCK_OVERHEAD_ELEMENTS if layer.kind is LayerKind.BLOCK else 0
+    overhead = block_overhead if layer.kind is LayerKind.BLOCK else 0
     return layer.read_elements_per_token + overhead
 
 

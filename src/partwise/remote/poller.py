@@ -6,6 +6,7 @@ poller.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Poller:
                 if ready := self._epoll.poll(0):
                     self._short_waits_to_spin = 1
                     return ready
+                os.sched_yield()  # to whoever computes and has no processor
             self._short_waits = 0
             self._short_waits_to_spin = min(2 * self._short_waits_to_spin, MAX_SHORT_WAITS)
         ready = self._epoll.poll(timeout_s)
