@@ -63,7 +63,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def waits(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
-    poller = Poller(lambda link, frame: None, lambda link, error: None)
+    poller = Poller(lambda link, frame: None, lambda link, error: None, is_pressed=True)
     poller._epoll.close()
     monkeypatch.setattr(poller, "_epoll", clock)
     monkeypatch.setattr(poller_module, "time", clock)

@@ -27,7 +27,7 @@ class Node(threading.Thread):
         super().__init__(daemon=True)
         self.number = number
         self.is_right = True
-        self._poller = Poller(self._on_frame, self._on_lost)
+        self._poller = Poller(self._on_frame, self._on_lost, is_pressed=True)
         self._links = links
         self._num_received = {link.name: 0 for link in links}
 

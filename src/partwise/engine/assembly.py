@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from partwise import errors
 from partwise.distributor.plan import Part, Plan, encode_plan
@@ -72,7 +73,7 @@ class Assembly:
 
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
-        self.poller = Poller(self._on_frame, self._on_lost)
+        self.poller = Poller(self._on_frame, self._on_lost, is_pressed=False)
         self.parts: list[PartLink] = []
         try:
             self._reach(transport)
@@ -113,9 +114,11 @@ class Assembly:
         self._wait(lambda entry: entry.loaded is not None, LOAD_STALL_S, "load its weights")
 
     def _connect(self) -> None:
-        last = self.parts[-1]
-        last.is_connected = True
-        for entry, following in zip(self.parts, self.parts[1:], strict=False):
+        """Make a ring of the parts; one alone needs none."""
+        self.parts[-1].is_connected = len(self.parts) == 1
+        for entry, following in pairwise((*self.parts, self.parts[0])):
+            if following is entry:
+                continue
             address = self._deployment.addresses[following.part.server]
             message = Connect(part=following.part.name, host=address.host, port=address.port)
             self._send(entry, message)
@@ -133,11 +136,10 @@ class Assembly:
                 CONNECT_ALL_S,
                 "answer a ping",
             )
-        # The first part's frames come from here, the others' from the part before.
-        before_ns = 0
-        for entry in self.parts:
-            self._send(entry, SetClock(ahead_ns=entry.clock_offset_ns - before_ns))
-            before_ns = entry.clock_offset_ns
+        for before, entry in pairwise((self.parts[-1], *self.parts)):
+            offset_ns = entry.clock_offset_ns
+            ahead_ns = offset_ns - before.clock_offset_ns
+            self._send(entry, SetClock(ahead_ns=ahead_ns, ahead_of_coordinator_ns=offset_ns))
 
     def _send(self, entry: PartLink, message: Message) -> None:
         try:

@@ -1,5 +1,7 @@
 """Drives the parts: composes steps, sends them to the first part, takes picks from the last.
 
+Steps are composed one ahead of what the parts compute, so that no part waits for this.
+
 One thread owns all links and the scheduler. Other threads talk to it through a queue of
 commands and a wake-up descriptor. Activations never come here.
 """
@@ -58,9 +60,9 @@ MAX_COMMANDS = 1 << 14
 """Those that may wait for the engine: each request has two, to start and to cancel it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Sent:
-    """A microbatch under way and when it left."""
+    """A microbatch under way, and since when it could be computed."""
 
     microbatch: Microbatch
     time_s: float
@@ -276,7 +278,8 @@ class Coordinator:
         self._on_result(link, frame, tensors)
 
     def _on_result(self, link: Link, frame: Frame, tensors: tuple[Array, ...]) -> None:
-        self._sent.pop(frame.microbatch, None)
+        if (sent := self._sent.pop(frame.microbatch, None)) is not None:
+            self._start_clocks(sent.microbatch)
         picks = self._scheduler.complete(frame.microbatch, tensors[0].tolist())
         # The next step leaves before anything else is done: parts wait for it.
         self._send_ready()
@@ -284,6 +287,12 @@ class Coordinator:
             self._report(pick, tensors)
         link.release(frame)
         self._release_idle()
+
+    def _start_clocks(self, before: Microbatch) -> None:
+        """What was composed ahead of this one's return can be computed from now on."""
+        for sent in self._sent.values():
+            if sent.microbatch.after == before.number:
+                sent.time_s = time.monotonic()
 
     def _report(self, pick: Pick, tensors: tuple[Array, ...]) -> None:
         sequence = pick.sequence

@@ -33,7 +33,8 @@ class PartReport:
     """What one part holds, and what it did.
 
     Milliseconds and bytes a token are of decode tokens; None before the first one.
-    ``hop_ms_per_token`` is the way to this part, from the one before or the coordinator.
+    ``hop_ms_per_token`` is the way to this part from the one before; from the last to the first
+    go the tokens that it picked.
     Seconds are of prompts too: ``compute_s``, ``wait_s`` and ``exposed_s`` add up to the part's
     time, ``hidden_s`` is communication under computing (see `TimeSpent`).
     """
@@ -96,7 +97,7 @@ def _report_part(
         resident_bytes=change.resident_bytes,
         compute_ms_per_token=_per(decode.tokens, decode.compute_ns / 1e6),
         wait_ms_per_token=_per(decode.tokens, decode.wait_ns / 1e6),
-        hop_ms_per_token=_per(decode.passes, decode.hop_ns / 1e6),
+        hop_ms_per_token=_per(decode.hops, decode.hop_ns / 1e6),
         sent_bytes_per_token=_per(decode.tokens, decode.sent_bytes),
         compute_s=spent.compute_ns / 1e9,
         wait_s=spent.wait_ns / 1e9,

@@ -5,6 +5,10 @@ are spread over that many: each decode microbatch takes its share of them, first
 served, and shares even out by themselves as microbatches return. Prompts go in chunks that
 fill a microbatch up to a number of tokens; chunks of one prompt follow each other through
 the stages without waiting.
+
+Each slot is composed one step ahead, so that a part never waits for the engine: the rows of
+the next microbatch go on with tokens that are still to be picked (`RowFlag.FOLLOWS`), which
+the last part hands to the first itself. A sequence that ends is computed once in vain then.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ PREFILL_CHUNK_TOKENS = 128
 class Limits:
     """How much may be under way at once.
 
+    ``max_in_flight`` microbatches, and as many that were composed ahead.
     ``is_deterministic``: one row a microbatch, so that every sequence is computed by the same
     calls whatever runs beside it.
     """
@@ -42,12 +47,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Microbatch:
-    """Rows to compute together: ``tokens`` of all of them, one after the other."""
+    """Rows to compute together: ``tokens`` of all of them, one after the other.
+
+    ``after`` is the microbatch in whose slot this one waits until that one returned, None where
+    the slot was free. Its picks are the tokens of rows that follow; ``tokens`` has 0 for them.
+    """
 
     number: int
     step: int
     rows: tuple[Row, ...]
     tokens: tuple[int, ...]
+    after: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._ready: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
+        self._slots: dict[int, int | None] = {}  # microbatch -> the one composed ahead in its slot
         self._next_number = 0
         self._next_step = 1
 
@@ -105,36 +116,59 @@ class Scheduler:
 
     def next_microbatch(self) -> Microbatch | None:
         """The next rows to send to the first part, if any may go now."""
-        if len(self.in_flight) >= self.limits.max_in_flight:
-            return None
         while self._waiting and len(self._running) < self.limits.max_sequences:
             sequence = self._waiting.popleft()
             self._running[sequence.number] = sequence
             self._prefilling.append(sequence)
+        if len(self._slots) < self.limits.max_in_flight and (free := self._compose(None)):
+            return free
+        alone = [number for number, ahead in self._slots.items() if ahead is None]
+        return next((found for number in alone if (found := self._compose(number))), None)
+
+    def _compose(self, after: int | None) -> Microbatch | None:
+        """The next rows for a free slot, or for that of ``after``."""
         rows: list[Row] = []
         tokens: list[int] = []
-        self._take_decode(rows, tokens)
+        self._take_decode(after, rows, tokens)
         if not (rows and self.limits.is_deterministic):
             self._take_prefill(rows, tokens)
         if not rows:
             return None
         microbatch = Microbatch(
-            number=self._next_number, step=self._next_step, rows=tuple(rows), tokens=tuple(tokens)
+            number=self._next_number,
+            step=self._next_step,
+            rows=tuple(rows),
+            tokens=tuple(tokens),
+            after=after,
         )
         self._next_number += 1
         self._next_step += 1
         self.in_flight[microbatch.number] = microbatch
+        self._slots[microbatch.number if after is None else after] = (
+            None if after is None else microbatch.number
+        )
         return microbatch
 
-    def _take_decode(self, rows: list[Row], tokens: list[int]) -> None:
-        """Its share of the decoding sequences, so that each slot in flight gets as many."""
+    def _take_decode(self, after: int | None, rows: list[Row], tokens: list[int]) -> None:
+        """Its share of the decoding sequences, so that each slot in flight gets as many: those of
+        the microbatch before it first, which is all they may be computed after."""
+        limits = self.limits
         num_decoding = sum(not s.is_prefilling for s in self._running.values())
-        share = -(-num_decoding // self.limits.max_in_flight)
-        share = 1 if self.limits.is_deterministic else min(share, self.limits.max_rows)
-        while self._ready and len(rows) < share:
+        share = -(-num_decoding // limits.max_in_flight)
+        most = 1 if limits.is_deterministic else limits.max_rows
+        if after is not None and share <= most:  # else they take turns
+            for row in self.in_flight[after].rows:
+                if row.flags & RowFlag.PICK and len(rows) < share:
+                    self._put_following(self._running[row.sequence], rows, tokens)
+        while self._ready and len(rows) < min(share, most):
             sequence = self._ready.popleft()
             if not sequence.is_finished:
                 self._put(sequence, 1, rows, tokens)
+
+    def _put_following(self, sequence: Sequence, rows: list[Row], tokens: list[int]) -> None:
+        """The next token of ``sequence``, if there will be one."""
+        if not sequence.is_finished and sequence.num_asked < sequence.request.max_tokens:
+            self._put(sequence, 1, rows, tokens)
 
     def _take_prefill(self, rows: list[Row], tokens: list[int]) -> None:
         """Chunks of prompts, up to the number of tokens a microbatch may have."""
@@ -161,14 +195,17 @@ class Scheduler:
     def _put(self, sequence: Sequence, count: int, rows: list[Row], tokens: list[int]) -> None:
         position = sequence.num_sent
         new = sequence.tokens[position : position + count]
-        asks = position + count == len(sequence.tokens)
+        asks = position + count >= len(sequence.tokens)
         flags = sequence.request.flags if asks else RowFlag.NONE
         if sequence.is_prefilling:
             flags |= RowFlag.PROMPT
+        if not new:
+            new, flags = [0], flags | RowFlag.FOLLOWS
         rows.append(Row(sequence.number, position, count, int(flags)))
         tokens.extend(new)
         sequence.num_sent += count
         sequence.num_in_flight += 1
+        sequence.num_asked += asks
 
     def complete(self, number: int, ids: list[int]) -> list[Pick]:
         """Take the picks of a microbatch that came back; empty for one that came before.
@@ -184,6 +221,7 @@ class Scheduler:
             raise FrameError(
                 f"step {microbatch.step} returned {len(ids)} ids for {len(asking)} sequences"
             )
+        self._free(microbatch)
         for row in microbatch.rows:
             self._running[row.sequence].num_in_flight -= 1
         picks = []
@@ -195,8 +233,17 @@ class Scheduler:
             picks.append(
                 Pick(sequence=sequence, index=index, token_id=token_id, finish_reason=reason)
             )
-            if reason is None:
-                self._ready.append(sequence)
-            else:
+            if reason is not None:
                 self.finish(sequence)
+            elif sequence.num_asked == len(sequence.generated):  # else it went on already
+                self._ready.append(sequence)
         return picks
+
+    def _free(self, microbatch: Microbatch) -> None:
+        """``microbatch`` came back: its slot goes to the one behind it."""
+        if microbatch.number in self._slots:
+            ahead = self._slots.pop(microbatch.number)
+            if ahead is not None:
+                self._slots[ahead] = None
+        elif microbatch.after is not None:  # it came back before the one before it
+            self._slots[microbatch.after] = None

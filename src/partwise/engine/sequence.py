@@ -138,7 +138,7 @@ class Sequence:
     """The scheduler's view of a running request.
 
     ``num_sent`` tokens are on their way through the parts or already computed; the tokens
-    themselves are the prompt's, then the generated ones.
+    themselves are the prompt's, then the generated ones. ``num_asked`` picks were asked for.
     """
 
     number: int
@@ -146,6 +146,7 @@ class Sequence:
     tokens: list[int]
     num_sent: int = 0
     num_in_flight: int = 0
+    num_asked: int = 0
     is_finished: bool = False
     generated: list[int] = field(default_factory=list)
 

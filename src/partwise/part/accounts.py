@@ -8,7 +8,7 @@ from partwise.part.memory import resident_bytes
 from partwise.part.timeline import Timeline
 from partwise.remote.counters import Counters, Traffic
 from partwise.remote.frame import Frame, RowFlag
-from partwise.remote.messages import Stats
+from partwise.remote.messages import SetClock, Stats
 
 _PROMPT = int(RowFlag.PROMPT)
 
@@ -22,11 +22,17 @@ class Accounts:
         self._decode = Counters()
         self._idle_since_ns = 0
         self._start_ns = 0
+        self._ahead_ns = {True: 0, False: 0}  # by whether it is a part
 
-    def arrive(self, frame: Frame) -> None:
-        """``frame`` came in."""
-        hop_ns = self.timeline.arrive(frame.sent_ns)
-        if _is_decode(frame):
+    def set_clock(self, clock: SetClock) -> None:
+        """So far this clock is ahead of others."""
+        self._ahead_ns = {True: clock.ahead_ns, False: clock.ahead_of_coordinator_ns}
+
+    def arrive(self, frame: Frame, *, is_from_part: bool) -> None:
+        """``frame`` came in, from a part or else from the coordinator."""
+        hop_ns = self.timeline.arrive(frame.sent_ns + self._ahead_ns[is_from_part])
+        # What the coordinator composed ahead has time; its picks come from a part.
+        if is_from_part and _is_decode(frame):
             self._decode.hops += 1
             self._decode.hop_ns += hop_ns
 

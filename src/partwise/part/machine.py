@@ -18,11 +18,14 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
+from partwise.part.picked import PickedTokens
 from partwise.remote.codecs import Packed
-from partwise.remote.frame import Frame, FrameKind
+from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.layout import Array
 
 MAX_WAITING_FRAMES = 1024
+
+_PICK, _FOLLOWS = int(RowFlag.PICK), int(RowFlag.FOLLOWS)
 
 
 class Phase(StrEnum):
@@ -39,11 +42,12 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     """Event: the coordinator gave this server a part of the plan.
 
     Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part. It
-    travels as one of ``input_codecs`` says.
+    travels as one of ``input_codecs`` says. The last part also tells the first what it picked.
     """
 
     part: str
     plan_version: int
+    is_first: bool
     is_last: bool
     input_dtype: np.dtype[np.generic]
     input_widths: tuple[int, ...]
@@ -55,7 +59,8 @@ class LoadDone(msgspec.Struct, frozen=True):
 
 
 class NextReached(msgspec.Struct, frozen=True):
-    """Event: the link to the next part stands (the last part needs none)."""
+    """Event: the link to the next part stands; the first one comes after the last, and a part
+    alone needs none."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -93,9 +98,11 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Compute(msgspec.Struct, frozen=True):
-    """Action: run the frame through the runner, then report `Computed`."""
+    """Action: run the frame through the runner, then report `Computed`. ``picked`` are tokens
+    that it lacks: (index, token)."""
 
     frame: Frame
+    picked: tuple[tuple[int, int], ...] = ()
 
 
 class Push(msgspec.Struct, frozen=True):
@@ -141,6 +148,7 @@ class PartMachine:
         self.finished_step = 0
         self._positions: dict[int, int] = {}  # sequence -> its next position here
         self._waiting: deque[Frame] = deque()
+        self._picked = PickedTokens()
         self._computing: Frame | None = None
         self._handlers: dict[type, Callable[..., list[Action]]] = {
             Assigned: self._assigned,
@@ -179,11 +187,16 @@ class PartMachine:
 
     def _load_done(self, event: LoadDone) -> list[Action]:
         self.phase = Phase.LOADED
-        return self._next_reached(NextReached()) if self._is_last else []
+        is_alone = self._is_first and self._is_last
+        return self._next_reached(NextReached()) if is_alone else []
 
     def _next_reached(self, event: NextReached) -> list[Action]:
         self.phase = Phase.SERVING
         return []
+
+    @property
+    def _is_first(self) -> bool:
+        return self.assignment is not None and self.assignment.is_first
 
     @property
     def _is_last(self) -> bool:
@@ -195,13 +208,17 @@ class PartMachine:
         if reason:
             return [Refuse(frame, reason), Consume(frame)]
         rows = frame.rows
+        if frame.kind is FrameKind.RESULT:
+            self._note_picks(rows, frame.tensors[0])  # type: ignore[arg-type]
+            return [Consume(frame), *self._start_next()]
         num_known = sum([row.position < self._positions.get(row.sequence, 0) for row in rows])
         if num_known == len(rows):
             return [Consume(frame)]  # a duplicate
         positions = {row.sequence: self._positions.get(row.sequence, 0) for row in rows}
         for row in rows:
             expected = positions[row.sequence]
-            if row.position != expected or row.num_tokens < 1:
+            is_one = row.num_tokens == 1 or not row.flags & _FOLLOWS
+            if row.position != expected or row.num_tokens < 1 or not is_one:
                 reason = (
                     f"{self.name} expects position {expected} of sequence {row.sequence},"
                     f" the frame has {row.num_tokens} tokens from {row.position}"
@@ -222,11 +239,21 @@ class PartMachine:
                 f"{self.name} serves plan_version {self.assignment.plan_version},"
                 f" the frame is of {frame.plan_version}"
             )
+        if frame.kind is FrameKind.RESULT and self._is_first:
+            return self._pick_refusal(frame)
         if frame.kind is not FrameKind.FORWARD or not frame.rows:
             return f"{self.name} computes forward frames with rows, not {frame.kind.name} frames"
         if len(self._waiting) >= MAX_WAITING_FRAMES:
             return f"{len(self._waiting)} frames wait at {self.name}, the limit"
         return self._tensor_refusal(frame)
+
+    def _pick_refusal(self, frame: Frame) -> str | None:
+        """Why the frame's tensors are not what was picked for its rows."""
+        expected = (sum([row.flags & _PICK for row in frame.rows]),)
+        found = [(tensor.dtype, tensor.shape) for tensor in frame.tensors]
+        if found == [(np.dtype(np.int64), expected)]:
+            return None
+        return f"{self.name} expects {expected[0]} picks, the frame has {found}"
 
     def _tensor_refusal(self, frame: Frame) -> str | None:
         """Why the frame's tensors are not what this part computes on."""
@@ -246,10 +273,26 @@ class PartMachine:
         return None
 
     def _start_next(self) -> list[Action]:
-        if self._computing is not None or not self._waiting:
+        """Compute the first waiting frame whose tokens are known, unless it would overtake one of
+        the same sequence."""
+        if self._computing is not None:
             return []
-        self._computing = self._waiting.popleft()
-        return [Compute(self._computing)]
+        passed: set[int] = set()
+        for index, frame in enumerate(self._waiting):
+            picked = self._picked.find(frame.rows) if self._is_first else ()
+            if picked is not None and passed.isdisjoint([row.sequence for row in frame.rows]):
+                del self._waiting[index]
+                self._computing = frame
+                return [Compute(frame, picked)]
+            passed.update([row.sequence for row in frame.rows])
+        return []
+
+    def _note_picks(self, rows: tuple[Row, ...], ids: Array) -> None:
+        """At the first part: these were picked. Of a released sequence nobody wants to know."""
+        self._picked.note(rows, ids.tolist())
+        for row in rows:
+            if row.sequence not in self._positions:
+                self._picked.forget(row.sequence)
 
     def _computed(self, event: Computed) -> list[Action]:
         frame = event.frame
@@ -257,20 +300,21 @@ class PartMachine:
             return []  # the assignment ended while it was being computed
         self._computing = None
         self.finished_step = max(self.finished_step, frame.step)
-        pushed = Frame(
-            kind=FrameKind.RESULT if self._is_last else FrameKind.FORWARD,
-            plan_version=frame.plan_version,
-            microbatch=frame.microbatch,
-            step=frame.step,
-            attempt=frame.attempt,
-            rows=frame.rows,
-            tensors=event.outputs,
-        )
-        return [Push(pushed, self._is_last), Consume(frame), *self._start_next()]
+        kind = FrameKind.RESULT if self._is_last else FrameKind.FORWARD
+        pushed = _answer(frame, kind, frame.rows, event.outputs)
+        actions: list[Action] = [Push(pushed, self._is_last), Consume(frame)]
+        if self._is_last and (asking := tuple([r for r in frame.rows if r.flags & _PICK])):
+            if self._is_first:
+                self._note_picks(asking, event.outputs[0])
+            else:  # first of all: that part waits for it
+                picks = _answer(frame, FrameKind.RESULT, asking, event.outputs[:1])
+                actions.insert(0, Push(picks, to_coordinator=False))
+        return actions + self._start_next()
 
     def _released(self, event: Released) -> list[Action]:
         for sequence in event.sequences:
             self._positions.pop(sequence, None)
+            self._picked.forget(sequence)
         return [Forget(event.sequences)]
 
     def _broken(self, event: Broken) -> list[Action]:
@@ -289,3 +333,18 @@ class PartMachine:
         self._waiting.clear()
         self._computing = None
         return [Consume(frame) for frame in frames]
+
+
+def _answer(
+    frame: Frame, kind: FrameKind, rows: tuple[Row, ...], tensors: tuple[Array, ...]
+) -> Frame:
+    """What follows from a computed frame."""
+    return Frame(
+        kind=kind,
+        plan_version=frame.plan_version,
+        microbatch=frame.microbatch,
+        step=frame.step,
+        attempt=frame.attempt,
+        rows=rows,
+        tensors=tensors,
+    )

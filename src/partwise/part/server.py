@@ -45,6 +45,7 @@ from partwise.part.runner import Runner, RunnerFactory
 from partwise.part.unpacker import Unpacker
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame
+from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     Assign,
@@ -87,7 +88,7 @@ class PartServer:
         self._listener = listener
         self._make_runner = make_runner
         self._machine = PartMachine()
-        self._poller = Poller(self._on_frame, self._on_lost)
+        self._poller = Poller(self._on_frame, self._on_lost, is_pressed=True)
         self._poller.add(listener.fileno(), self._accept)
         self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
@@ -168,7 +169,7 @@ class PartServer:
             except errors.FrameError as exc:
                 self._poller.lose(link, exc)
             return
-        self._accounts.arrive(frame)
+        self._accounts.arrive(frame, is_from_part=link is not self._links.coordinator)
         self._links.hold(link, frame)
         actions = self._machine.handle(Received(frame))
         self._todo += actions
@@ -190,7 +191,7 @@ class PartServer:
             case Connect():
                 self._on_connect(message)
             case SetClock():
-                self._accounts.timeline.ahead_ns = message.ahead_ns
+                self._accounts.set_clock(message)
             case Release():
                 self._apply(Released(message.sequences))
             case Ping():
@@ -343,6 +344,8 @@ class PartServer:
         if self._runner is None:
             return
         inputs = self._unpacker.open(frame)
+        if action.picked:
+            inputs = (_fill_in(inputs[0], action.picked),)
         self._accounts.begin_pass()
         try:
             outputs = self._runner.run(frame.rows, inputs, self._between_layers)
@@ -386,3 +389,11 @@ class PartServer:
         self._poller.poll(0)
         if self._is_stopped or self._machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise _Abandoned
+
+
+def _fill_in(ids_N: Array, picked: tuple[tuple[int, int], ...]) -> Array:
+    """The tokens of a pass with those that were picked meanwhile."""
+    filled_N = ids_N.copy()
+    for index, token in picked:
+        filled_N[index] = token
+    return filled_N

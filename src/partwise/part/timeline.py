@@ -14,13 +14,10 @@ MAX_PASSES = 64
 class Timeline:
     """Told of each change by the server's thread. Its time begins with the first frame of the
     first sequence and rests while there is none.
-
-    ``ahead_ns`` is how far this clock is ahead of that of whom the input comes from.
     """
 
     def __init__(self) -> None:
         self.spent = TimeSpent()
-        self.ahead_ns = 0
         self._since_ns = 0  # until then all time is accounted for; 0 at rest
         self._is_waiting = False
         self._pass_start_ns = 0
@@ -37,10 +34,9 @@ class Timeline:
         self._since_ns, self._is_waiting = 0, False
 
     def arrive(self, sent_ns: int) -> int:
-        """A frame that left at ``sent_ns`` (the sender's clock) came in; how long it was under
-        way."""
+        """A frame that left at ``sent_ns`` of this clock came in; how long it was under way."""
         now_ns = time.monotonic_ns()
-        left_ns = min(sent_ns + self.ahead_ns, now_ns)
+        left_ns = min(sent_ns, now_ns)  # clocks of others are estimates
         if self._is_waiting:
             wire_ns = now_ns - max(left_ns, self._since_ns)
             self.spent.exposed_ns += wire_ns

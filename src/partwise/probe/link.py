@@ -81,7 +81,7 @@ class _Conversation:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._poller = Poller(self._on_frame, self._on_lost)
+        self._poller = Poller(self._on_frame, self._on_lost, is_pressed=True)
         self._poller.add_link(link)
         self._num_answers = 0
         self._step = 0

@@ -64,13 +64,15 @@ _CONTROL = FrameKind.CONTROL
 
 class RowFlag(IntFlag):
     """What the last part returns for the last token of a row; PROMPT: its tokens are given,
-    not generated."""
+    not generated; FOLLOWS: its one token is what is picked for the row before it of its
+    sequence, which the last part tells the first."""
 
     NONE = 0
     PICK = 1
     LOGPROB = 2
     LOGITS = 4
     PROMPT = 8
+    FOLLOWS = 16
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -47,7 +47,8 @@ class Loaded(Message, frozen=True, kw_only=True):
 
 
 class Connect(Message, frozen=True, kw_only=True):
-    """Coordinator to server: send activations to the part that listens there."""
+    """Coordinator to server: send activations to the part that listens there, or, from the last
+    part to the first, what was picked."""
 
     part: str
     host: str
@@ -61,9 +62,11 @@ class Connected(Message, frozen=True, kw_only=True):
 
 
 class SetClock(Message, frozen=True, kw_only=True):
-    """Coordinator to server: your clock is so far ahead of that of whom your input comes from."""
+    """Coordinator to server: your clock is so far ahead of that of the part before you (the last
+    one comes before the first), and of mine."""
 
     ahead_ns: int
+    ahead_of_coordinator_ns: int
 
 
 class Release(Message, frozen=True, kw_only=True):

@@ -27,13 +27,16 @@ class Poller:
     """Links and other descriptors, and what to do when they are ready.
 
     ``on_frame(link, frame)`` is called for each frame, ``on_lost(link, error)`` once when a
-    link ends; it is removed and closed before that.
+    link ends; it is removed and closed before that. ``is_pressed``: others wait for what is done
+    here, so that a processor is worth being kept awake for short waits.
     """
 
     def __init__(
         self,
         on_frame: Callable[[Link, Frame], None],
         on_lost: Callable[[Link, RemoteError], None],
+        *,
+        is_pressed: bool,
     ) -> None:
         self._epoll = select.epoll()
         self._links: dict[int, Link] = {}
@@ -41,6 +44,7 @@ class Poller:
         self._others: dict[int, Callable[[], None]] = {}
         self._on_frame = on_frame
         self._on_lost = on_lost
+        self._is_pressed = is_pressed
         self._short_waits = 0
         self._short_waits_to_spin = 1
 
@@ -91,6 +95,8 @@ class Poller:
         ready = self._epoll.poll(0)
         if ready or not timeout_s:
             return ready
+        if not self._is_pressed:
+            return self._epoll.poll(timeout_s)
         start_s = time.perf_counter()
         if self._short_waits >= self._short_waits_to_spin:
             while time.perf_counter() - start_s < SPIN_S:
