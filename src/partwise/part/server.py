@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 
 from partwise import errors
@@ -94,7 +95,7 @@ class PartServer:
         self._assignment: Assignment | None = None
         self._runner: Runner | None = None
         self._packer: Packer | None = None
-        self._todo: list[Action] = []
+        self._todo: deque[Action] = deque()
         self._converter = Converter(self._poller)
         self._start_accounts()
         self._empty_bytes = resident_bytes()
@@ -114,8 +115,9 @@ class PartServer:
         """Serve until stopped."""
         try:
             while not self._is_stopped:
-                self._accounts.timeline.wait()
-                self._poller.poll(IDLE_POLL_S)
+                if not self._todo:
+                    self._accounts.timeline.wait()
+                self._poller.poll(0 if self._todo else IDLE_POLL_S)
                 # Before computing, which may take long: every link had its chance right now.
                 if time.monotonic() > self._next_check_s:
                     self._check_links()
@@ -320,10 +322,15 @@ class PartServer:
         self._todo.extend(self._machine.handle(event))
 
     def _do_all(self) -> None:
+        """What is to be done, up to the second pass: the links have a turn before each."""
+        has_computed = False
         while self._todo:
-            todo, self._todo = self._todo, []
-            for action in todo:
-                self._doers[type(action)](action)
+            is_pass = type(self._todo[0]) is Compute
+            if is_pass and has_computed:
+                return
+            has_computed |= is_pass
+            action = self._todo.popleft()
+            self._doers[type(action)](action)
 
     def _consume(self, action: Consume) -> None:
         self._unpacker.close(action.frame)

@@ -42,16 +42,16 @@ class Unpacker:
     def open(self, frame: Frame) -> tuple[Array, ...]:
         """The tensors of ``frame``, plain: its own, or copies until `close`."""
         tensors: list[Array] = []
-        job = None
+        job, traffic = None, self._traffic
         for index, tensor in enumerate(frame.tensors):
+            traffic.moved_bytes += tensor.nbytes
             if isinstance(tensor, Packed):
                 job = job or self._unpack(frame)
                 tensors.append(job.values[index])
             else:
                 tensors.append(tensor)
-        self._traffic.frames += 1
-        self._traffic.moved_bytes += sum([tensor.nbytes for tensor in frame.tensors])
-        self._traffic.plain_bytes += sum([tensor.nbytes for tensor in tensors])
+            traffic.plain_bytes += tensors[-1].nbytes
+        traffic.frames += 1
         return tuple(tensors)
 
     def _unpack(self, frame: Frame) -> _Job:

@@ -30,6 +30,7 @@ from partwise.remote.layout import (
     MAX_TENSORS,
     Array,
     Place,
+    Spec,
     Tensor,
     lay_out,
     padding,
@@ -126,13 +127,20 @@ def encode_frame(frame: Frame) -> Encoded:
         return _encode_message(frame)
     rows, tensors = frame.rows, frame.tensors
     table_start = HEADER_BYTES + len(rows) * _ROW.size
-    codec = find_frame_codec(tensors)
-    layout = lay_out(
-        tuple([(t.dtype, t.shape, t.codec if type(t) is Packed else "") for t in tensors]),
-        table_start,
-    )
+    codec = ""
+    specs: list[Spec] = []
+    payloads: list[Array] = []
+    for tensor in tensors:
+        if isinstance(tensor, Packed):
+            codec = codec or find_frame_codec(tensors)
+            specs.append((tensor.dtype, tensor.shape, tensor.codec))
+            payloads.append(tensor.data)
+        else:
+            specs.append((tensor.dtype, tensor.shape, ""))
+            payloads.append(tensor)
+    layout = lay_out(tuple(specs), table_start)
     head = bytearray(table_start) + layout.table
-    head += _PADS[padding(len(head))]
+    head += _PADS[-len(head) % ALIGNMENT]
     cursor = HEADER_BYTES
     for row in rows:
         _ROW.pack_into(head, cursor, row.sequence, row.position, row.num_tokens, row.flags, 0)
@@ -143,13 +151,13 @@ def encode_frame(frame: Frame) -> Encoded:
         layout.num_bytes - HEADER_BYTES, frame.sent_ns or time.monotonic_ns(), codec.encode(),
     )  # fmt: skip
     buffers = [memoryview(head)]
-    for tensor, pad in zip(map(_payload, tensors), layout.pads, strict=True):
-        if not tensor.flags.c_contiguous:
+    for payload, pad in zip(payloads, layout.pads, strict=True):
+        if not payload.flags.c_contiguous:
             raise FrameError(
-                f"a tensor of shape {tensor.shape} cannot travel: it is not contiguous"
+                f"a tensor of shape {payload.shape} cannot travel: it is not contiguous"
             )
-        if tensor.size:
-            buffers.append(memoryview(tensor).cast("B"))  # type: ignore[arg-type]
+        if payload.size:
+            buffers.append(memoryview(payload).cast("B"))  # type: ignore[arg-type]
         if pad:
             buffers.append(_PADS[pad])
     return Encoded(False, layout.num_bytes, buffers)
@@ -177,10 +185,6 @@ def take_plain(frame: Frame) -> tuple[Array, ...]:
     if len(plain) < len(frame.tensors):
         raise FrameError(f"a {frame.kind.name} frame has packed tensors, it may have plain ones")
     return plain  # type: ignore[return-value]
-
-
-def _payload(tensor: Tensor) -> Array:
-    return tensor.data if type(tensor) is Packed else tensor  # type: ignore[return-value]
 
 
 def _encode_message(frame: Frame) -> Encoded:
@@ -233,7 +237,9 @@ def decode_frame(buffer: memoryview, lease: memoryview | None = None) -> Frame:
         message = _unpack_message(buffer, num_rows)
     else:
         rows, cursor = _unpack_rows(buffer, num_rows)
-        tensors = _unpack_tensors(buffer, cursor, num_tensors, _read_codec(codec))
+        # Whether a codec is known is seen where it is used.
+        name = codec.rstrip(b"\0").decode("ascii", "backslashreplace")
+        tensors = _unpack_tensors(buffer, cursor, num_tensors, name)
     return Frame(
         kind=kind, plan_version=plan_version, microbatch=microbatch, step=step, attempt=attempt,
         layer=layer, sent_ns=sent_ns, rows=rows, tensors=tensors, message=message,
@@ -253,12 +259,6 @@ def _unpack_rows(buffer: memoryview, num_rows: int) -> tuple[tuple[Row, ...], in
         raise FrameError(f"{num_rows} rows do not fit a frame of {len(buffer)} bytes")
     table = _ROW.iter_unpack(buffer[HEADER_BYTES:stop])
     return tuple([Row(seq, pos, num, flags) for seq, pos, num, flags, _ in table]), stop
-
-
-def _read_codec(name: bytes) -> str:
-    """The codec that a header names; empty for none. Whether it is known is seen where it is
-    used."""
-    return name.rstrip(b"\0").decode("ascii", "backslashreplace")
 
 
 def _unpack_tensors(

@@ -133,7 +133,7 @@ class Link:
             self._enqueue(encoded, lane)
         else:  # nothing waits and one chunk is enough: no need to queue it
             num_bytes = encoded.num_bytes
-            self._sending = [_chunk_header(num_bytes, lane), *encoded.buffers]
+            self._sending = [memoryview(_CHUNK.pack(num_bytes, lane, 0, 0)), *encoded.buffers]
             self._sending_bytes = _CHUNK.size + num_bytes
             if lane == _DATA:
                 self._unreleased_bytes += num_bytes

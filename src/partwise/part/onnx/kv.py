@@ -86,7 +86,7 @@ class KvPool:
         """The slots of sequences that are where they have to be, as is nearly always so."""
         if max(lengths.values()) > self._capacity or not lengths.keys() <= self._lengths.keys():
             return None
-        slots = {sequence: self._slots.index(sequence) for sequence in lengths}
+        slots = dict(zip(lengths, map(self._slots.index, lengths), strict=True))
         is_gathered = max(slots.values()) - min(slots.values()) < len(slots)
         return slots if is_gathered else None
 

@@ -35,27 +35,32 @@ class Picks:
         self._log_probabilities = [0.0] * len(self._places)
         self._logits: list[Floats | None] = [None] * len(self._places)
 
-    def asks(self, index: int) -> bool:
-        """Whether the row ``index`` of the pass wants a pick."""
-        return index in self._places
+    def find_asking(self, group: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+        """Those of the rows ``group``, of ``count`` tokens each, that want a pick, and for each
+        its last token among theirs."""
+        asking, last = [], []
+        for number, index in enumerate(group):
+            if index in self._places:
+                asking.append(index)
+                last.append(number * count + count - 1)
+        return asking, last
 
     def add(self, indices: Sequence[int], logits_RV: Floats) -> bool:
         """Take the logits of rows that ask; what is kept of them is copied. Whether they are
         finite, as far as they were asked for: NaN and infinity are largest, and so the picks."""
-        taken = [self._take(self._places[i], logits_RV[n]) for n, i in enumerate(indices)]
-        return all(taken)
-
-    def _take(self, place: int, logits_V: Floats) -> bool:
-        picked = int(logits_V.argmax())
-        best = float(logits_V[picked])
-        self._ids[place] = picked
-        if self._wanted & _LOGPROB:
-            # The pick's own logit is the largest: its log-probability is that of zero.
-            self._log_probabilities[place] = -math.log(np.exp(logits_V - best).sum())
-        if self._wanted & _LOGITS:
-            self._logits[place] = logits_V.copy()
-            return bool(np.isfinite(logits_V).all())
-        return math.isfinite(best)
+        is_finite = True
+        for index, logits_V in zip(indices, logits_RV, strict=True):
+            place = self._places[index]
+            picked = self._ids[place] = int(logits_V.argmax())
+            best = float(logits_V[picked])
+            is_finite &= math.isfinite(best)
+            if self._wanted & _LOGPROB:
+                # The pick's own logit is the largest: its log-probability is that of zero.
+                self._log_probabilities[place] = -math.log(np.exp(logits_V - best).sum())
+            if self._wanted & _LOGITS:
+                self._logits[place] = logits_V.copy()
+                is_finite &= bool(np.isfinite(logits_V).all())
+        return is_finite
 
     def outputs(self) -> tuple[Array, ...]:
         """See `Runner.run`."""

@@ -2,7 +2,7 @@
 
 A pass is one call for all rows of one token, and one for each row of several, since
 GroupQueryAttention continues one sequence a call. A call cannot be left before its end:
-``between_layers`` is called between the calls of a pass, and before its first.
+``between_layers`` is called between the calls of a pass.
 
 Shapes: N tokens of the pass, B rows of a call, T tokens of each, W width.
 """
@@ -10,7 +10,8 @@ Shapes: N tokens of the pass, B rows of a call, T tokens of each, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from partwise.remote.frame import Row
 from partwise.remote.layout import Array
 
 Floats = NDArray[np.float32]
+
+_NUM_TOKENS = attrgetter("num_tokens")
 
 
 class OnnxRunner:
@@ -77,17 +80,17 @@ class OnnxRunner:
         hidden_NW: Floats = given if self._table is None else self._table.look_up(given)
         if self._graph is None:
             return (hidden_NW,)
-        starts = _starts(rows)
         picks = Picks(rows) if self._has_head else None
         out_NW = hidden_NW if picks else np.empty_like(hidden_NW)
-        for indices in self._group(rows):
-            between_layers()
+        starts = [0, *accumulate(map(_NUM_TOKENS, rows))]
+        for number, indices in enumerate(_group(rows)):
+            if number:
+                between_layers()
             slot, group, lengths = self._place(indices, rows)
             tokens = _select(group, starts)
             count = rows[group[0]].num_tokens
             hidden_BTW = hidden_NW[tokens].reshape(len(group), count, -1)
-            asking = [i for i in group if picks and picks.asks(i)]
-            last = [group.index(i) * count + count - 1 for i in asking]
+            asking, last = picks.find_asking(group, count) if picks else ((), ())
             result = self._graph.run(hidden_BTW, slot, lengths, last)
             if not (picks.add(asking, result) if picks else bool(np.isfinite(result).all())):
                 raise not_finite(self._part, self._where, rows)
@@ -100,46 +103,45 @@ class OnnxRunner:
         if self._kv is not None:
             self._kv.release(sequences)
 
-    def _group(self, rows: Sequence[Row]) -> list[list[int]]:
-        """The indices of the rows that are computed together."""
-        single = [index for index, row in enumerate(rows) if row.num_tokens == 1]
-        if len({rows[index].sequence for index in single}) < len(single):
-            return [[index] for index in range(len(rows))]  # one sequence goes on several times
-        longer = [[index] for index, row in enumerate(rows) if row.num_tokens > 1]
-        return [single, *longer] if single else longer
-
     def _place(self, group: list[int], rows: Sequence[Row]) -> tuple[int, list[int], list[int]]:
         """The first slot of a group, its rows in the order of their slots, and their lengths.
 
         Raises:
             PromptError: a row goes beyond the model's context.
         """
-        lengths = {
-            rows[index].sequence: rows[index].position + rows[index].num_tokens for index in group
-        }
-        if max(lengths.values()) > self._context_tokens:
+        lengths = {}
+        for row in map(rows.__getitem__, group):
+            lengths[row.sequence] = row.position + row.num_tokens
+        longest = max(lengths.values())
+        if longest > self._context_tokens:
             raise PromptError(
-                f"{self._part} was sent {max(lengths.values())} tokens of a sequence, the context"
+                f"{self._part} was sent {longest} tokens of a sequence, the context"
                 f" is {self._context_tokens}: ask for fewer"
             )
         if self._kv is None:
             return 0, group, list(lengths.values())
         slots = self._kv.place(lengths)
+        if len(group) == 1:
+            return slots[rows[group[0]].sequence], group, [longest]
         ordered = sorted(group, key=lambda index: slots[rows[index].sequence])
         return min(slots.values()), ordered, [lengths[rows[i].sequence] for i in ordered]
+
+
+def _group(rows: Sequence[Row]) -> list[list[int]]:
+    """The indices of the rows that are computed together."""
+    if len(rows) == 1:
+        return [[0]]
+    single = [index for index, row in enumerate(rows) if row.num_tokens == 1]
+    if len({rows[index].sequence for index in single}) < len(single):
+        return [[index] for index in range(len(rows))]  # one sequence goes on several times
+    longer = [[index] for index, row in enumerate(rows) if row.num_tokens > 1]
+    return [single, *longer] if single else longer
 
 
 def _select(group: Sequence[int], starts: Sequence[int]) -> slice | list[int]:
     """The tokens of rows that have as many each, among those of the pass: without a copy, where
     they follow each other."""
-    if all(one + 1 == other for one, other in pairwise(group)):
-        return slice(starts[group[0]], starts[group[-1] + 1])
+    first, last = group[0], group[-1]
+    if len(group) == 1 or all(one + 1 == other for one, other in pairwise(group)):
+        return slice(starts[first], starts[last + 1])
     return [token for i in group for token in range(starts[i], starts[i + 1])]
-
-
-def _starts(rows: Sequence[Row]) -> list[int]:
-    """For each row the number of tokens of those before it."""
-    starts = [0]
-    for row in rows:
-        starts.append(starts[-1] + row.num_tokens)
-    return starts
