@@ -1,9 +1,11 @@
 """What it is worth that a part stays in cache: the same part run again and again by itself, as on
 a host of its own, against its turn in a chain of parts far larger than the cache.
 
-One thread, one row a pass. Parts are one block of a random llama each, of about 2 to 64 MiB. Both
-sides are measured in turn in several rounds and stand beside the cost model, for which this
-machine is probed first.
+One thread. Parts are one block of a random llama each, of about 2 to 64 MiB, by the runner that
+the probe measures. A pass is one token, bound by reading, or a prompt of PROMPT_ROWS, bound by
+computing. Both sides are measured in turn in several rounds and stand beside the cost model, for
+which this machine is probed first. Run with its default arguments it also brings
+docs/experiments/cache-fit.md up to date.
 
     python bench/cache_fit.py [--precisions fp32,int8,int4] [--rounds N] [--host FILE]
 """
@@ -15,15 +17,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from block_chain import choose_width, cut_chain, save_chain
-from harness import Spread, has_defaults, ratio, report, spread
-from partwise.cli.format import MIB, format_table
+from cache_fit_page import tabulate, write_page
+from harness import Spread, has_defaults, ratio, report
+from partwise.cli.format import MIB
 from partwise.cluster import Host, Server
 from partwise.cluster.toml_file import read_host, write_host
 from partwise.distributor.load import Load, measure_layer
@@ -38,19 +41,22 @@ from partwise.store import Store
 from plan_prediction import probe_host
 
 SIZES_MIB = (2, 4, 8, 12, 16, 24, 32, 48, 64)
-CHAIN_BYTES, LEAST_PARTS = 384 * MIB, 4
+CHAIN_BYTES, LEAST_PARTS = 192 * MIB, 4
 """Of all parts together, or more where four of them are."""
-PROMPT_TOKENS, PASSES, ROUNDS = 16, 24, 5
+PROMPT_TOKENS, PASSES, ROUNDS = 16, 24, 3
 FITS_MIB = 12
 """Parts in fp32 that are no larger must gain by being resident."""
+PROMPT_ROWS, PROMPT_SIZES_MIB = 128, (4, 8, 12)
+"""Tokens of a pass that is bound by computing, and the parts that are measured so."""
 BOUND = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Seconds of a pass through one part, by rounds, and as the cost model says."""
+    """Seconds of a pass of ``tokens`` through one part, by rounds, and as the cost model says."""
 
     precision: str
+    tokens: int
     part_bytes: float
     num_parts: int
     resident_s: tuple[float, ...]
@@ -93,22 +99,22 @@ class Chain:
                     on_progress=lambda done_bytes, total_bytes: None,
                 )
                 self._runners.append(kernels.make_runner(options))
-        prompt = np.ones((PROMPT_TOKENS, model.hidden_size), np.float32)
-        self._token = np.ones((1, model.hidden_size), np.float32)
+        self._hidden = np.ones((PROMPT_ROWS, model.hidden_size), np.float32)
+        prompt = [Row(0, 0, PROMPT_TOKENS, RowFlag.PROMPT)]
         for runner in self._runners:
-            runner.run([Row(0, 0, PROMPT_TOKENS, RowFlag.PROMPT)], (prompt,), _do_nothing)
+            runner.run(prompt, (self._hidden[:PROMPT_TOKENS],), _do_nothing)
 
-    def time_resident(self) -> float:
+    def time_resident(self, tokens: int) -> float:
         """Seconds of a pass through one part that has just been run."""
         runner = self._runners[0]
-        return self._time(lambda position: self._pass(runner, position))
+        return self._time(lambda position: self._pass(runner, position, tokens))
 
-    def time_chained(self) -> float:
+    def time_chained(self, tokens: int) -> float:
         """Seconds of a pass through one part while all are run in turn."""
 
         def run(position: int) -> None:
             for runner in self._runners:
-                self._pass(runner, position)
+                self._pass(runner, position, tokens)
 
         return self._time(run) / len(self._runners)
 
@@ -121,15 +127,20 @@ class Chain:
             times.append(time.perf_counter() - start_s)
         return float(np.median(times[PASSES // 4 :]))
 
-    def _pass(self, runner: Runner, position: int) -> None:
-        runner.run([Row(0, position, 1)], (self._token,), _do_nothing)
+    def _pass(self, runner: Runner, position: int, tokens: int) -> None:
+        if tokens == 1:
+            runner.run([Row(0, position, 1)], (self._hidden[:1],), _do_nothing)
+            return
+        runner.release((1,))
+        prompt = [Row(1, 0, tokens, RowFlag.PROMPT)]
+        runner.run(prompt, (self._hidden[:tokens],), _do_nothing)
 
 
 def _do_nothing() -> None:
     """Between layers."""
 
 
-def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> Outcome:
+def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> list[Outcome]:
     """One size: build the chain, measure both sides in turn, and ask the cost model."""
     part_bytes = size_mib * MIB
     width = choose_width(part_bytes, ELEMENT_BYTES[precision])
@@ -140,13 +151,25 @@ def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> Out
         model = open_model(path)
         kernels = next(each for each in load_kernels() if precision in each.precisions)
         chain = Chain(path, model, precision, kernels)
-        pairs = [(chain.time_resident(), chain.time_chained()) for _ in range(rounds + 1)]
+        is_prompt = precision == "fp32" and size_mib in PROMPT_SIZES_MIB
+        return [
+            _measure_passes(chain, tokens, rounds, (model, host, precision, num_parts))
+            for tokens in (1, *(PROMPT_ROWS,) * is_prompt)
+        ]
+
+
+def _measure_passes(
+    chain: Chain, tokens: int, rounds: int, of: tuple[Model, Host, Precision, int]
+) -> Outcome:
+    pairs = [(chain.time_resident(tokens), chain.time_chained(tokens)) for _ in range(rounds + 1)]
     resident_s, chained_s = zip(*pairs[1:], strict=True)
+    model, host, precision, num_parts = of
     (resident, bound_by), (chained, _) = (
-        predict(model, host, precision, parts) for parts in (1, num_parts)
+        predict(model, host, precision, tokens, parts) for parts in (1, num_parts)
     )
     return Outcome(
         precision=precision,
+        tokens=tokens,
         part_bytes=load_block(model).working_set_bytes(workload_of(precision)),
         num_parts=num_parts,
         resident_s=resident_s,
@@ -158,15 +181,18 @@ def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> Out
 
 
 def predict(
-    model: Model, host: Host, precision: Precision, parts_in_turn: int
+    model: Model, host: Host, precision: Precision, tokens: int, parts_in_turn: int
 ) -> tuple[float, Bound]:
-    """Seconds of a pass through one block, and what binds it, while so many such parts take
-    turns on one core."""
+    """Seconds of a pass of ``tokens`` through one block, and what binds it, while so many such
+    parts take turns on one core."""
     workload, load = workload_of(precision), load_block(model)
     server = Server(name="whole", host=host.name, threads=1, memory_bytes=host.memory_bytes)
     sharing = Sharing(active_threads=1, used_threads=1)
-    speed = measure_speed(host, server, precision, sharing, find_pass(model, workload, 1))
-    read_bytes, macs = load.read_bytes(workload, 1), load.macs(workload)
+    kind = find_pass(model, workload, tokens)
+    if tokens > 1:
+        kind = replace(kind, rows=1)  # one sequence
+    speed = measure_speed(host, server, precision, sharing, kind)
+    read_bytes, macs = load.read_bytes(workload, kind.rows), load.macs(workload) * tokens
     working_set = parts_in_turn * load.working_set_bytes(workload)
     seconds = speed.pass_s(read_bytes, working_set, macs, 1, 1)
     return seconds, speed.find_bound(read_bytes, working_set, macs, seconds)
@@ -182,37 +208,21 @@ def load_block(model: Model) -> Load:
 
 
 def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The figures: the gain of the largest fp32 part that fits, and the errors of all gains."""
+    """The figures: gains of parts that fit and of passes that are bound by computing, and the
+    errors of the predictions."""
     figures: dict[str, Any] = {}
     for precision in dict.fromkeys(outcome.precision for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.precision == precision]
+        own = [o for o in outcomes if o.precision == precision and o.tokens == 1]
         fitting = [outcome for outcome in own if outcome.part_bytes <= FITS_MIB * MIB]
         figures[f"{precision}_gain_fitting"] = max(o.gain.median for o in fitting)
         figures[f"{precision}_gain_least_fitting"] = min(o.gain.median for o in fitting)
-        figures[f"{precision}_gain_error_max"] = max(abs(outcome.error) for outcome in own)
+        figures[f"{precision}_gain_error_fitting"] = max(abs(o.error) for o in fitting)
+        figures[f"{precision}_gain_error_max"] = max(abs(o.error) for o in own)
+    if computing := [o for o in outcomes if o.tokens > 1]:
+        figures["computing_gain"] = max(o.gain.median for o in computing)
+        figures["computing_gain_error"] = max(abs(o.error) for o in computing)
+        figures["computing_is_bound_by_it"] = all(o.bound_by == "compute" for o in computing)
     return figures
-
-
-def render(outcomes: Sequence[Outcome]) -> str:
-    headers = (
-        "precision", "part MiB", "parts", "resident us", "in its turn us", "gain",
-        "predicted gain", "error", "bound by",
-    )  # fmt: skip
-    rows = [
-        (
-            outcome.precision,
-            outcome.part_bytes / MIB,
-            outcome.num_parts,
-            1e6 * spread(outcome.resident_s).median,
-            1e6 * spread(outcome.chained_s).median,
-            str(outcome.gain),
-            outcome.predicted_gain,
-            f"{outcome.error:+.0%}",
-            outcome.bound_by,
-        )
-        for outcome in outcomes
-    ]
-    return format_table(headers, rows)
 
 
 def main() -> int:
@@ -225,13 +235,18 @@ def main() -> int:
     outcomes = []
     for precision in args.precisions.split(","):
         for size_mib in SIZES_MIB:
-            outcomes.append(measure(cast("Precision", precision), size_mib, host, args.rounds))
-            print(render(outcomes[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    print(render(outcomes))
+            outcomes += measure(cast("Precision", precision), size_mib, host, args.rounds)
+            last = outcomes[-1]
+            print(f"{precision}, {size_mib} MiB: {last.gain}", file=sys.stderr, flush=True)
+    print(tabulate(outcomes).render_text())
     figures = summarize(outcomes)
     details = {"host": write_host(host), "parts": [vars_of(outcome) for outcome in outcomes]}
-    report("cache_fit", figures, details, is_default=has_defaults(parser, args))
-    return int(any(figures[key] > BOUND for key in figures if key.endswith("error_max")))
+    is_default = has_defaults(parser, args)
+    if is_default:
+        write_page(outcomes)
+    report("cache_fit", figures, details, is_default=is_default)
+    judged = ("fp32_gain_error_fitting", "computing_gain_error")
+    return int(any(figures.get(key, 0.0) > BOUND for key in judged))
 
 
 def vars_of(outcome: Outcome) -> dict[str, Any]:

@@ -88,6 +88,23 @@ SHOWN = (
         limit_s=600.0,
         is_performance=True,
     ),
+    Line(
+        id="3.07",
+        text="what it is worth that a part stays in cache, beside the cost model",
+        command=("python", "bench/cache_fit.py"),
+        judge=Figures(
+            bounds=(
+                Bound("fp32_gain_least_fitting", ">=", 1.0),
+                Bound("fp32_gain_error_fitting", "<=", 0.25),
+                Bound("computing_gain", "<=", 1.1),
+                Bound("computing_gain_error", "<=", 0.25),
+                Bound("computing_is_bound_by_it", "==", 1),
+            ),
+            results="cache_fit",
+        ),
+        limit_s=1200.0,
+        is_performance=True,
+    ),
 )
 
 REFUSED = (
