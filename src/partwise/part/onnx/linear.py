@@ -18,7 +18,8 @@ Floats = NDArray[np.float32]
 
 ACCURACY_LEVEL = 4
 """Inputs are rounded to int8 by blocks, and products summed as integers: the fast kernels."""
-
+ROUNDED_AT_ONCE = 1 << 20
+"""Weights, of a matrix."""
 
 Weight = Floats | Quantized
 
@@ -67,12 +68,18 @@ class LinearWriter:
         return product if bias is None else self._graph.node("Add", [product, bias])[0]
 
     def _round(self, weight_OI: Floats) -> Quantized:
-        rounding = self._rounding
-        return quantize(
-            weight_OI,
-            bits=rounding.bits,
-            block=rounding.block,
-            is_symmetric=rounding.is_symmetric,
+        """Some rows at a time: what is in between takes several times as much as they do."""
+        rounding, num_rows = self._rounding, max(1, ROUNDED_AT_ONCE // weight_OI.shape[1])
+        return join_rows(
+            [
+                quantize(
+                    weight_OI[start : start + num_rows],
+                    bits=rounding.bits,
+                    block=rounding.block,
+                    is_symmetric=rounding.is_symmetric,
+                )
+                for start in range(0, len(weight_OI), num_rows)
+            ]
         )
 
     def _rounded(self, name: str, value: str, quantized: Quantized, bias: str | None) -> str:
