@@ -168,9 +168,9 @@ def find_ratios(rates: dict[str, list[float]]) -> dict[str, Spread]:
     for p in PRECISIONS:
         ours, theirs = rates[f"{p}, 1 part, prompt"], rates[f"{p}, genai, prompt"]
         found[f"{p}_prefill_over_genai"] = ratio(ours, theirs)
-    for streams in ("1 stream", f"{STREAMS[0]} streams"):
-        pair = rates[f"fp32, 2 parts, {streams}"], rates[f"fp32, 1 part, {streams}"]
-        found[f"fp32_two_parts_over_one_part_{streams.replace(' ', '_')}"] = ratio(*pair)
+    for load in ("1 stream", f"{STREAMS[0]} streams"):
+        pair = rates[f"fp32, 2 parts, {load}"], rates[f"fp32, 1 part, {load}"]
+        found[f"fp32_two_parts_over_one_part_{load.replace(' ', '_')}"] = ratio(*pair)
     alone = rates["int4, 1 part"]
     found["two_parts_one_stream"] = ratio(rates["int4, 2 parts"], alone)
     for streams in STREAMS:
