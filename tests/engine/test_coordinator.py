@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from partwise.engine import coordinator as coordinator_module
-from partwise.engine.scheduler import Limits
+from partwise.engine.coordinator import _Sent
+from partwise.engine.scheduler import Limits, Microbatch
 from partwise.engine.sequence import FinishReason, Request
 from partwise.errors import (
     DeadlineExceeded,
@@ -138,6 +139,47 @@ def test_a_slow_step_within_the_deadline_is_no_error(tiny_llama: Path) -> None:
 
     with Parts(tiny_llama, counting(slow, step_s=5)) as parts:
         assert ids(parts, 1, 4) == [2, 3, 4, 5]
+
+
+def test_a_step_that_waits_for_the_one_before_it_is_not_late(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_module, "ANSWER_S", 0)
+
+    def compute(name: str, count: int, between_layers: Between) -> None:
+        stop_s = time.monotonic() + (0.7 if count <= 3 else 0)
+        while time.monotonic() < stop_s:
+            time.sleep(0.02)
+            between_layers()
+
+    # Composed ahead, the second step is 1.4 s old when it is done.
+    setting = counting(compute, num_parts=1, limits=Limits(max_in_flight=1), step_s=1)
+    with Parts(tiny_llama, setting) as parts:
+        assert ids(parts, 1, 4) == [2, 3, 4, 5]
+
+
+def test_of_several_steps_the_one_that_could_be_computed_longest_ago_is_late(
+    tiny_llama: Path,
+) -> None:
+    with Parts(tiny_llama, counting(step_s=30)) as parts:
+        engine = parts.coordinator
+        is_over = threading.Event()
+
+        def find_late() -> None:
+            now_s = time.monotonic()
+            for number, age_s in ((1, 10), (2, 40), (3, 40), (4, 5)):
+                microbatch = Microbatch(number=number, step=number, rows=(), tokens=(), after=None)
+                engine._sent[number] = _Sent(microbatch=microbatch, time_s=now_s - age_s)
+            engine._watch_deadlines()
+            found.append(engine._diagnosis)
+            engine._sent.clear()
+            is_over.set()
+
+        found: list = []
+        engine._command(find_late)
+        assert is_over.wait(5)
+        assert found[0] is not None
+        assert found[0].sent.microbatch.number == 2
 
 
 def test_a_cancelled_generation_ends_and_the_others_go_on(tiny_llama: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Request, Sequence
 from partwise.errors import FrameError, PromptError
-from partwise.remote.frame import RowFlag
+from partwise.remote.frame import Row, RowFlag
 
 STOP_ID = 999
 
@@ -29,7 +29,8 @@ class World:
     """A scheduler and an imagined model, checked at every step.
 
     What is sent is recorded per sequence; picks follow from sequence and position, so that a
-    token that is sent twice, out of order or to another sequence is seen.
+    token that is sent twice, out of order or to another sequence is seen. Of a row that follows
+    what is recorded is the token that the first part will fill in.
     """
 
     def __init__(self, limits: Limits, stops: dict[int, int]) -> None:
@@ -45,6 +46,10 @@ class World:
         self.cancelled: set[int] = set()
         self.idle: list[int] = []
         self.in_flight: dict[int, Microbatch] = {}
+        self.num_asked: dict[int, int] = defaultdict(int)
+        self.ready_since: dict[int, int] = {}  # sequence -> completions until its last pick
+        self.longest_wait = 0  # of a sequence with a known next token, in completions
+        self.num_completed = 0
 
     def add(self, number: int, request: Request) -> None:
         self.requests[number] = request
@@ -56,20 +61,54 @@ class World:
         if microbatch is None:
             return False
         assert microbatch.number not in self.in_flight
+        self.check_slot(microbatch)
         self.in_flight[microbatch.number] = microbatch
-        assert len(self.in_flight) <= self.limits.max_in_flight
         self.check_share(microbatch, num_decoding)
         tokens = list(microbatch.tokens)
         for row in microbatch.rows:
             new = [tokens.pop(0) for _ in range(row.num_tokens)]
             sent = self.sent[row.sequence]
             assert row.position == len(sent)
+            if row.flags & RowFlag.FOLLOWS:
+                assert new == [0]
+                new = [self.pick(row.sequence, row.position - 1)]
+                self.check_follows(microbatch, row)
             sent.extend(new)
             self.check_row(row.sequence, row.flags)
+            self.stop_waiting(row.sequence)
             if row.position < len(self.requests[row.sequence].prompt_ids):
                 self.chunks[row.sequence].append(row.num_tokens)
         assert not tokens
         return True
+
+    def send_all(self) -> None:
+        while self.send():
+            pass
+
+    def is_ahead(self, microbatch: Microbatch) -> bool:
+        """Whether it waits for the slot of another one."""
+        return microbatch.after in self.in_flight
+
+    def check_slot(self, microbatch: Microbatch) -> None:
+        """It goes to a free slot, or is the only one behind one that is not ahead itself."""
+        holders = [m.number for m in self.in_flight.values() if not self.is_ahead(m)]
+        if microbatch.after is None:
+            assert len(holders) < self.limits.max_in_flight
+        else:
+            assert microbatch.after in holders
+            assert microbatch.after not in [m.after for m in self.in_flight.values()]
+
+    def check_follows(self, microbatch: Microbatch, row: Row) -> None:
+        """The pick that ``row`` goes on with is asked for right before it, in its slot."""
+        assert microbatch.after is not None
+        before = self.in_flight[microbatch.after].rows
+        assert [r.position + r.num_tokens for r in before if r.sequence == row.sequence] == [
+            row.position
+        ]
+
+    def stop_waiting(self, number: int) -> None:
+        since = self.ready_since.pop(number, self.num_completed)
+        self.longest_wait = max(self.longest_wait, self.num_completed - since)
 
     def is_decoding(self, number: int) -> bool:
         return (
@@ -81,8 +120,11 @@ class World:
         prompt = list(self.requests[number].prompt_ids)
         sent, generated = self.sent[number], self.generated[number]
         known = prompt + generated
-        assert sent == known[: len(sent)]
-        assert bool(flags & RowFlag.PICK) == (len(sent) == len(known))
+        assert sent[: len(known)] == known[: len(sent)]
+        assert len(sent) == len(known) + 1 if flags & RowFlag.FOLLOWS else len(sent) <= len(known)
+        assert bool(flags & RowFlag.PICK) == (len(sent) >= len(known))
+        self.num_asked[number] += bool(flags & RowFlag.PICK)
+        assert self.num_asked[number] <= self.requests[number].max_tokens
         assert number not in self.cancelled
         assert number not in self.reasons
 
@@ -99,12 +141,22 @@ class World:
         if limits.is_deterministic:
             assert len(rows) == 1
 
+    def completable(self) -> list[int]:
+        """Those whose tokens are all known: in whatever order these come back."""
+        return [
+            m.number
+            for m in self.in_flight.values()
+            if not (self.is_ahead(m) and any(r.flags & RowFlag.FOLLOWS for r in m.rows))
+        ]
+
     def complete(self, number: int) -> None:
         microbatch = self.in_flight.pop(number)
+        self.num_completed += 1
         asking = [row for row in microbatch.rows if row.flags & RowFlag.PICK]
         ids = [self.pick(row.sequence, row.position + row.num_tokens - 1) for row in asking]
         picks = self.scheduler.complete(number, ids)
-        expected = [row.sequence for row in asking if row.sequence not in self.cancelled]
+        ended = self.cancelled | set(self.reasons)
+        expected = [row.sequence for row in asking if row.sequence not in ended]
         assert [pick.sequence.number for pick in picks] == expected
         for pick in picks:
             assert ids[pick.index] == pick.token_id
@@ -121,10 +173,15 @@ class World:
             self.generated[number].append(pick.token_id)
         if pick.finish_reason is not None:
             self.reasons[number] = pick.finish_reason
+        elif len(self.sent[number]) < len(self.requests[number].prompt_ids) + len(
+            self.generated[number]
+        ):
+            self.ready_since[number] = self.num_completed
 
     def cancel(self, number: int) -> None:
         if number not in self.reasons:
             self.cancelled.add(number)
+            self.ready_since.pop(number, None)
             self.scheduler.finish(self.sequences[number])
             self.take_idle()
 
@@ -140,6 +197,8 @@ class World:
         assert not self.in_flight
         assert not self.scheduler.in_flight
         assert not self.scheduler._running
+        assert not self.scheduler._slots
+        assert not self.ready_since
         for number, request in self.requests.items():
             if number in self.cancelled:
                 assert number in self.idle or not self.sent[number]
@@ -190,7 +249,7 @@ def test_each_token_is_sent_once_in_order_whatever_comes_back_when(
             number, (prompt_tokens, max_tokens) = todo.pop(0)
             world.add(number, request(prompt_tokens, max_tokens, first=number * 50))
         elif action == "complete":
-            world.complete(choose(list(world.in_flight)))
+            world.complete(choose(world.completable()))
         elif action == "cancel":
             if choose(range(10)) == 0:
                 world.cancel(choose(list(world.requests)))
@@ -212,23 +271,130 @@ def test_shares_even_out_so_that_every_slot_is_used(
     world = World(Limits(max_in_flight=slots), {})
     for number in range(num_sequences):
         world.add(number, request(2, 1000))
-    for _ in range(12 * slots):
-        while world.send():
-            pass
-        world.complete(choose(list(world.in_flight)))
-    while world.send():
-        pass
-    sizes = [len(microbatch.rows) for microbatch in world.in_flight.values()]
+    for _ in range(24 * slots):
+        world.send_all()
+        world.complete(choose(world.completable()))
+    world.send_all()
+    holders = [m for m in world.in_flight.values() if not world.is_ahead(m)]
+    sizes = [len(microbatch.rows) for microbatch in holders]
     assert sum(sizes) == num_sequences
     assert len(sizes) >= min(slots, -(-num_sequences // -(-num_sequences // slots)))
     assert max(sizes) <= -(-num_sequences // slots)
+    ahead = {m.after: m for m in world.in_flight.values() if world.is_ahead(m)}
+    for microbatch in holders:
+        assert [r.sequence for r in ahead[microbatch.number].rows] == [
+            r.sequence for r in microbatch.rows
+        ]
+
+
+@given(
+    limits=LIMITS,
+    requests=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=16),
+    seed=SEEDS,
+)
+@settings(max_examples=200, deadline=None)
+def test_no_sequence_starves_however_many_take_turns(
+    limits: Limits, requests: list, seed: int
+) -> None:
+    choose = random.Random(seed).choice
+    world = World(limits, {})
+    todo = list(enumerate(requests))
+    while todo or world.in_flight:
+        if todo and choose([True, False]):
+            number, (prompt_tokens, max_tokens) = todo.pop(0)
+            world.add(number, request(prompt_tokens, max_tokens, first=number * 50))
+        world.send_all()
+        if world.in_flight:
+            world.complete(min(world.completable()))
+            world.send_all()
+    world.check_end()
+    rows = 1 if limits.is_deterministic else limits.max_rows
+    turns = -(-min(len(requests), limits.max_sequences) // rows)
+    assert world.longest_wait <= turns + 2 * limits.max_in_flight
+
+
+@given(slots=st.integers(1, 4), share=st.integers(0, 5), seed=SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_a_prompt_that_joins_waits_for_one_microbatch_at_most(
+    slots: int, share: int, seed: int
+) -> None:
+    choose = random.Random(seed).choice
+    world = World(Limits(max_in_flight=slots, max_rows=6), {})
+    for number in range(slots * share):
+        world.add(number, request(2, 1000))
+    for _ in range(choose(range(1, 20))):
+        world.send_all()
+        if world.in_flight:
+            world.complete(choose(world.completable()))
+    world.send_all()
+    world.add(99, request(2))
+    if not world.send():
+        world.complete(choose(world.completable()))
+        assert world.send()
+    assert world.sent[99] == [0, 1]
+
+
+def test_sequences_of_a_full_slot_take_turns() -> None:
+    world = World(Limits(max_in_flight=1, max_rows=2), {})
+    world.add(0, request(1, 100))
+    world.add(1, request(1, 100))
+    world.send_all()
+    for number in (2, 3, 4):
+        # As if they had come while there was room: they decode beside the first two.
+        world.add(number, request(1, 100))
+        sequence = world.sequences[number]
+        world.scheduler._waiting.remove(sequence)
+        world.scheduler._running[number] = sequence
+        world.sent[number].append(0)
+        world.generated[number].append(picked_id(number, 0))
+        sequence.num_sent = sequence.num_asked = 1
+        sequence.accept(picked_id(number, 0))
+        world.scheduler._ready.append(sequence)
+        world.num_asked[number] = 1
+    turns = []
+    for _ in range(12):
+        number = min(world.completable())
+        turns += [row.sequence for row in world.in_flight[number].rows]
+        world.complete(number)
+        world.send_all()
+    assert all(turns[4:].count(number) in (3, 4, 5) for number in range(5))
 
 
 def test_chunks_of_one_prompt_follow_each_other_without_waiting() -> None:
     world = World(Limits(max_in_flight=3, chunk_tokens=10), {})
     world.add(0, request(25))
-    assert [world.send() for _ in range(4)] == [True, True, True, False]
+    assert [world.send() for _ in range(5)] == [True, True, True, True, False]
     assert world.chunks[0] == [10, 10, 5]
+    ahead = world.in_flight[3]
+    assert (ahead.after, ahead.tokens) == (2, (0,)), "the first token follows the last chunk"
+
+
+def test_the_next_step_is_composed_while_one_is_computed_and_no_more() -> None:
+    world = World(Limits(max_in_flight=2), {})
+    world.add(0, request(3, 3))
+    world.send_all()
+    assert list(world.in_flight) == [0, 1]
+    world.complete(0)
+    world.send_all()
+    assert list(world.in_flight) == [1, 2]
+    world.complete(1)
+    assert not world.send(), "the third token is the last: nothing follows it"
+    world.complete(2)
+    world.check_end()
+
+
+def test_a_sequence_that_meets_a_stop_token_is_computed_once_in_vain() -> None:
+    world = World(Limits(max_in_flight=1), {0: 3})
+    world.add(0, request(3, 100))
+    for _ in range(2):
+        world.send_all()
+        world.complete(min(world.in_flight))
+    assert world.reasons == {0: FinishReason.STOP}
+    assert not world.idle, "its last row is still under way"
+    assert not world.send()
+    world.complete(min(world.in_flight))
+    assert world.idle == [0]
+    world.check_end()
 
 
 @given(prompts=st.lists(st.integers(1, 60), min_size=1, max_size=6), seed=SEEDS)
@@ -243,7 +409,7 @@ def test_deterministic_chunks_have_fixed_boundaries_whatever_runs_beside(
         world.add(number, request(length, 4))
     while world.send() or world.in_flight:
         if world.in_flight and choose([True, False]):
-            world.complete(choose(list(world.in_flight)))
+            world.complete(choose(world.completable()))
     for number, length in enumerate(prompts):
         rest = [length % 16] if length % 16 else []
         assert world.chunks[number] == [16] * (length // 16) + rest

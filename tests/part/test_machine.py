@@ -29,19 +29,20 @@ from partwise.part.machine import (
     Reset,
     Unassigned,
 )
-from partwise.remote.frame import Frame, FrameKind, Row
+from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 
 VERSION = 7
 WIDTH = 2
 
 
-def assigned(*, is_last: bool = False) -> Assigned:
+def assigned(*, is_first: bool = False, is_last: bool = False) -> Assigned:
     return Assigned(
         part="part1",
         plan_version=VERSION,
+        is_first=is_first,
         is_last=is_last,
-        input_dtype=np.dtype(np.float32),
-        input_widths=(WIDTH,),
+        input_dtype=np.dtype(np.int64 if is_first else np.float32),
+        input_widths=() if is_first else (WIDTH,),
     )
 
 
@@ -60,11 +61,11 @@ def forward(*rows: tuple[int, int, int], step: int = 1, version: int = VERSION) 
     )
 
 
-def serving(*, is_last: bool = False) -> PartMachine:
+def serving(*, is_first: bool = False, is_last: bool = False) -> PartMachine:
     machine = PartMachine()
-    machine.handle(assigned(is_last=is_last))
+    machine.handle(assigned(is_first=is_first, is_last=is_last))
     machine.handle(LoadDone())
-    if not is_last:
+    if not (is_first and is_last):
         machine.handle(NextReached())
     assert machine.phase is Phase.SERVING
     return machine
@@ -85,11 +86,36 @@ def test_an_assignment_goes_through_its_phases() -> None:
     assert machine.phase is Phase.SERVING
 
 
-def test_the_last_part_needs_no_next_one_and_answers_the_coordinator() -> None:
+def test_a_part_alone_needs_no_next_one_and_the_last_of_several_needs_the_first() -> None:
+    for is_first, phase in ((True, Phase.SERVING), (False, Phase.LOADED)):
+        machine = PartMachine()
+        machine.handle(assigned(is_first=is_first, is_last=True))
+        machine.handle(LoadDone())
+        assert machine.phase is phase
+
+
+def test_the_last_part_tells_the_first_what_it_picked_then_answers_the_coordinator() -> None:
+    machine = serving(is_last=True)
+    chunk, asks = Row(0, 0, 2), Row(1, 0, 1, int(RowFlag.PICK))
+    frame = msgspec.structs.replace(forward((0, 0, 2), (1, 0, 1), step=4), rows=(chunk, asks))
+    machine.handle(Received(frame))
+    ids, logprobs = np.array([7]), np.zeros(1, np.float32)
+    picks, result, consume = machine.handle(Computed(frame, (ids, logprobs)))
+    assert isinstance(picks, Push)
+    assert isinstance(result, Push)
+    assert (picks.to_coordinator, result.to_coordinator) == (False, True)
+    assert picks.frame.kind is result.frame.kind is FrameKind.RESULT
+    assert (picks.frame.rows, picks.frame.tensors) == ((asks,), (ids,))
+    assert (result.frame.rows, result.frame.tensors) == (frame.rows, (ids, logprobs))
+    assert (picks.frame.step, picks.frame.plan_version) == (4, VERSION)
+    assert consume == Consume(frame)
+
+
+def test_a_last_part_that_was_asked_for_no_pick_answers_the_coordinator_alone() -> None:
     machine = serving(is_last=True)
     frame = forward((0, 0, 3))
     machine.handle(Received(frame))
-    push = machine.handle(Computed(frame, ()))[0]
+    push, _ = machine.handle(Computed(frame, ()))
     assert isinstance(push, Push)
     assert push.to_coordinator
     assert push.frame.kind is FrameKind.RESULT

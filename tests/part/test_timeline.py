@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partwise.part import timeline as timeline_module
+from partwise.part.accounts import Accounts
 from partwise.part.timeline import Timeline
+from partwise.remote.frame import Frame, FrameKind, Row
+from partwise.remote.messages import SetClock
 
 
 class Clock:
@@ -74,12 +77,32 @@ def test_a_frame_under_way_while_this_part_computes_is_hidden_and_what_remains_e
     assert spent(timeline) == (150, 0, 25, 110)
 
 
-def test_the_clock_of_whom_the_input_comes_from_is_taken_off(clock: Clock) -> None:
-    timeline = Timeline()
-    timeline.ahead_ns = -(10**15)  # that host started days before
-    assert timeline.arrive(clock.now_ns - 30 + 10**15) == 30
-    # An estimate may be wrong by a little: nothing arrives before it left.
-    assert timeline.arrive(clock.now_ns + 5 + 10**15) == 0
+def test_nothing_arrives_before_it_left(clock: Clock) -> None:
+    assert Timeline().arrive(clock.now_ns + 5) == 0, "a clock's estimate may be wrong by a little"
+
+
+@pytest.mark.parametrize(
+    ("is_from_part", "ahead_ns", "hops"), [(True, -(10**15), 1), (False, 10**14, 0)]
+)
+def test_the_clock_of_whom_a_frame_comes_from_is_taken_off_and_hops_are_between_parts(
+    clock: Clock, is_from_part: bool, ahead_ns: int, hops: int
+) -> None:
+    accounts = Accounts()
+    # The part's host started days before, the coordinator's a day after.
+    accounts.set_clock(SetClock(ahead_ns=-(10**15), ahead_of_coordinator_ns=10**14))
+    accounts.timeline.arrive(clock.now_ns)
+    accounts.timeline.wait()
+    clock.now_ns += 50
+    frame = Frame(
+        kind=FrameKind.FORWARD,
+        plan_version=1,
+        rows=(Row(0, 7, 1),),
+        sent_ns=clock.now_ns - 30 - ahead_ns,
+    )
+    accounts.arrive(frame, is_from_part=is_from_part)
+    counters = accounts.stats(0).counters
+    assert (counters.hops, counters.hop_ns) == (hops, 30 * hops)
+    assert spent(accounts.timeline) == (0, 20, 30, 0)
 
 
 def test_time_rests_between_sequences(clock: Clock) -> None:

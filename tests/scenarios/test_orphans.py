@@ -22,7 +22,7 @@ import pytest
 from partwise.errors import LaunchError
 from partwise.launch.local import LocalServers
 
-RUNS = ("SIGINT", "SIGTERM", "SIGKILL", "server killed", "server fails")
+RUNS = ("SIGINT", "SIGTERM", "SIGKILL", "first killed", "last killed", "server fails")
 OPTIONS = ("--parts", "2", "--threads", "1", "--max-tokens", "90000")
 # Python runs it in every process that starts: servers of this run fail after some tokens.
 FAILING_SERVER = """
@@ -140,16 +140,18 @@ def test_no_server_outlives_a_generation_that_is_ended(name: str, code: int, run
     assert list(run.folder.iterdir()) == []
 
 
-def test_a_killed_server_is_named_with_its_part_and_the_signal(runs) -> None:
-    run = runs("server killed")
+@pytest.mark.parametrize(("name", "index"), [("first killed", 0), ("last killed", 1)])
+def test_a_killed_server_is_named_with_its_part_and_the_signal(name: str, index: int, runs) -> None:
+    run = runs(name)
     pids = run.server_pids()
-    os.kill(pids[1], signal.SIGKILL)
+    os.kill(pids[index], signal.SIGKILL)
     killed_s = time.monotonic()
     code, line = run.end()
     assert time.monotonic() - killed_s < 3
     assert code == 1
     assert line == (
-        f"partwise: part1 on server 'local-1' went away: process {pids[1]} was ended by SIGKILL"
+        f"partwise: part{index} on server 'local-{index}' went away:"
+        f" process {pids[index]} was ended by SIGKILL"
     )
     assert wait_until_gone(pids, 3.0) == []
 

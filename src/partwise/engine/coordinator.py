@@ -357,7 +357,8 @@ class Coordinator:
             elif now_s > self._diagnosis.stop_s:
                 raise self._name_the_late(self._diagnosis)
             return
-        oldest = next(iter(self._sent.values()), None)
+        # Of several that can be computed since then, the one that was sent first.
+        oldest = min(self._sent.values(), key=lambda sent: sent.time_s, default=None)
         if oldest is not None and now_s - oldest.time_s > self._step_s:
             self._diagnosis = _Diagnosis(sent=oldest, stop_s=now_s + ANSWER_S, pongs={})
             for entry in self._parts:

@@ -216,19 +216,28 @@ class PartMachine:
             return [Consume(frame)]  # a duplicate
         positions = {row.sequence: self._positions.get(row.sequence, 0) for row in rows}
         for row in rows:
-            expected = positions[row.sequence]
-            is_one = row.num_tokens == 1 or not row.flags & _FOLLOWS
-            if row.position != expected or row.num_tokens < 1 or not is_one:
-                reason = (
-                    f"{self.name} expects position {expected} of sequence {row.sequence},"
-                    f" the frame has {row.num_tokens} tokens from {row.position}"
-                )
+            if reason := self._row_refusal(row, positions[row.sequence]):
                 return [Refuse(frame, reason), Consume(frame)]
-            positions[row.sequence] = expected + row.num_tokens
+            positions[row.sequence] += row.num_tokens
         self._positions.update(positions)
         self.received_step = max(self.received_step, frame.step)
         self._waiting.append(frame)
         return self._start_next()
+
+    def _row_refusal(self, row: Row, expected: int) -> str | None:
+        """Why ``row`` does not go on where its sequence stands, at position ``expected``."""
+        if row.position != expected or row.num_tokens < 1:
+            return (
+                f"{self.name} expects position {expected} of sequence {row.sequence},"
+                f" the frame has {row.num_tokens} tokens from {row.position}"
+            )
+        is_after_frame = expected == self._positions.get(row.sequence)
+        if row.flags & _FOLLOWS and not (row.num_tokens == 1 and is_after_frame):
+            return (
+                f"{self.name} can wait for one picked token after an earlier frame, not for"
+                f" {row.num_tokens} at position {expected} of sequence {row.sequence}"
+            )
+        return None
 
     def _refusal(self, frame: Frame) -> str | None:
         """Why ``frame`` cannot be taken now, whatever its rows."""
@@ -248,12 +257,19 @@ class PartMachine:
         return self._tensor_refusal(frame)
 
     def _pick_refusal(self, frame: Frame) -> str | None:
-        """Why the frame's tensors are not what was picked for its rows."""
+        """Why the frame is not what was picked for its rows."""
         expected = (sum([row.flags & _PICK for row in frame.rows]),)
         found = [(tensor.dtype, tensor.shape) for tensor in frame.tensors]
-        if found == [(np.dtype(np.int64), expected)]:
-            return None
-        return f"{self.name} expects {expected[0]} picks, the frame has {found}"
+        if found != [(np.dtype(np.int64), expected)]:
+            return f"{self.name} expects {expected[0]} picks, the frame has {found}"
+        for row in frame.rows:
+            stop = row.position + row.num_tokens
+            if stop > self._positions.get(row.sequence, stop):
+                return (
+                    f"{self.name} was told what is picked for position {stop} of sequence"
+                    f" {row.sequence}, which stands at {self._positions[row.sequence]}"
+                )
+        return None
 
     def _tensor_refusal(self, frame: Frame) -> str | None:
         """Why the frame's tensors are not what this part computes on."""

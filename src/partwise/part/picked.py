@@ -16,10 +16,13 @@ class PickedTokens:
         self._tokens: dict[int, tuple[int, int]] = {}
 
     def note(self, rows: Iterable[Row], ids: Iterable[int]) -> None:
-        """``ids`` were picked for those of ``rows`` that ask for a pick."""
+        """``ids`` were picked for those of ``rows`` that ask for a pick. What was told before is
+        no news: a later pick stays."""
         asking = [row for row in rows if row.flags & _PICK]
         for row, token in zip(asking, ids, strict=True):
-            self._tokens[row.sequence] = (row.position + row.num_tokens, token)
+            position = row.position + row.num_tokens
+            if position > self._tokens.get(row.sequence, (0, 0))[0]:
+                self._tokens[row.sequence] = (position, token)
 
     def find(self, rows: Sequence[Row]) -> tuple[tuple[int, int], ...] | None:
         """Which of the pass's tokens are picked ones: (index, token); None while one is still to
