@@ -173,12 +173,12 @@ def find_ratios(rates: dict[str, list[float]]) -> dict[str, Spread]:
         found[f"fp32_two_parts_over_one_part_{name.replace(' ', '_')}"] = ratio(*pair)
     alone = rates["int4, 1 part"]
     found["two_parts_one_stream"] = ratio(rates["int4, 2 parts"], alone)
-    for streams in STREAMS:
-        two = rates[f"int4, 2 parts, {streams} streams"]
-        found[f"two_parts_{streams}_streams"] = ratio(two, alone)
+    for count in STREAMS:
+        two = rates[f"int4, 2 parts, {count} streams"]
+        found[f"two_parts_{count}_streams"] = ratio(two, alone)
         for other, key in (("1 part", "one_thread"), ("1 part, 2 threads", "two_threads")):
-            base = rates[f"int4, {other}, {streams} streams"]
-            found[f"two_parts_over_{key}_{streams}_streams"] = ratio(two, base)
+            base = rates[f"int4, {other}, {count} streams"]
+            found[f"two_parts_over_{key}_{count}_streams"] = ratio(two, base)
     return found
 
 

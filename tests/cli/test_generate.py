@@ -28,6 +28,7 @@ DOCUMENT_KEYS = {
     "first_token_s",
     "decode_tokens_per_s",
     "parts",
+    "buffers",
 }
 PART_KEYS = {
     "name",

@@ -54,6 +54,25 @@ def test_a_context_that_was_asked_for_is_not_assumed(
         assert "assumed" not in heads[1]
 
 
+def test_a_plan_says_what_passes_take_with_and_without_fusion(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for servers in (["--parts", "2"], ["--cluster", "local-2", "--streams", "1"]):
+        assert main(["plan", str(directory), *servers, "--context", "500"]) == 0
+        (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("buffers"))
+        assert " in a pass of 128 tokens after 372, " in line
+        assert " in a pass of 1 token after 499, " in line
+        assert line.endswith(" without fusion")
+        assert main(["plan", str(directory), *servers, "--context", "500", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        parts = document["parts"] if "parts" in document else document["plans"][0]["parts"]
+        for part in parts:
+            chunk, token = part["buffers"]
+            assert (chunk["num_tokens"], chunk["past_tokens"]) == (128, 372)
+            assert (token["num_tokens"], token["past_tokens"]) == (1, 499)
+            assert 0 < chunk["fused_bytes"] < chunk["single_steps_bytes"]
+
+
 def test_the_json_adds_up(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--parts", "3", "--context", "100", "--sequences", "5", "--json"]
     assert main(["plan", str(directory), *options]) == 0

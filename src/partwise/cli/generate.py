@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     began_s = time.monotonic()
     check_options(args)
     from partwise.cli.format import format_json
+    from partwise.cli.planning.buffers import describe_parts, render_buffers
     from partwise.cli.report import Report, describe, render
 
     prompt = read_prompt(args.prompt)
@@ -107,10 +108,12 @@ def run(args: argparse.Namespace) -> int:
         report = Report(
             answer=answer, parts=net.reports(before), start_s=start_s, prediction=prediction
         )
+        num_tokens = answer.prompt_tokens + len(answer.token_ids)
+        buffers = describe_parts(prepared.plan, prepared.model, num_tokens)
         if args.json:
-            print(format_json(describe(report)))
+            print(format_json(describe(report) | {"buffers": buffers}))
         else:
-            print(render(report), file=sys.stderr)
+            print(f"{render_buffers(buffers)}\n{render(report)}", file=sys.stderr)
     return 0
 
 

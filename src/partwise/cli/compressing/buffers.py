@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from partwise.cli.format import MIB, format_table
-from partwise.compress.buffers import (
-    CLAIMED_SAVING,
-    fused_peak_bytes,
-    read_sizes,
-    unfused_peak_bytes,
-)
-from partwise.model import Model
+from partwise.distributor.buffers import read_block
+from partwise.distributor.load import measure_layer
+from partwise.distributor.operators import CLAIMED_SAVING, fused_peak_bytes, unfused_peak_bytes
+from partwise.model import LayerKind, Model
 
 PASSES = ((128, 0), (512, 0), (1, 511))
 """New tokens and tokens before them: a chunk of a prompt, a long one, a decoded token."""
@@ -20,14 +17,14 @@ HEADERS = ("pass", "how", "fused MiB", "single steps MiB", "saved %", "80 % save
 
 def describe_buffers(model: Model, config: dict[str, Any]) -> list[dict[str, Any]]:
     """Peak bytes of activations and temporary buffers of one block, pass by pass: worked out
-    from the shapes of its graph where its family is known, and measured for passes without a past.
+    from its shapes, and measured for passes without a past.
     """
     rows = []
+    layer = next(layer for layer in model.layers if layer.kind is LayerKind.BLOCK)
     for tokens, past_tokens in PASSES:
-        sizes = read_sizes(config, tokens, past_tokens)
-        if sizes is not None:
-            peaks = fused_peak_bytes(sizes), unfused_peak_bytes(sizes)
-            rows.append(_row(tokens, past_tokens, "from the shapes", peaks))
+        sizes = read_block(layer, measure_layer(layer), model.hidden_size, (tokens, past_tokens))
+        peaks = fused_peak_bytes(sizes), unfused_peak_bytes(sizes)
+        rows.append(_row(tokens, past_tokens, "from the shapes", peaks))
         if not past_tokens:
             from partwise.part.torch.buffers import measure_block
 

@@ -117,9 +117,11 @@ def _describe_link(problem: Problem, plan: Plan, link: Link) -> dict[str, Any]:
 
 
 def _describe_part(problem: Problem, plan: Plan, cost: PartCost) -> dict[str, Any]:
+    from partwise.cli.planning.buffers import describe_buffers
     from partwise.distributor.ownership import measure_ownership
     from partwise.distributor.slowdown import name_bound
 
+    workload = problem.workload
     stage, part = plan.stage_of(cost.part), plan.part(cost.part)
     owned = measure_ownership(plan, problem.model, part.name)
     return {
@@ -143,4 +145,7 @@ def _describe_part(problem: Problem, plan: Plan, cost: PartCost) -> dict[str, An
         "hop_bytes": cost.hop_bytes,
         "input_codecs": sorted({k.codec for k in plan.links if k.target == part.name}),
         "bound_by": name_bound(cost),
+        "buffers": []
+        if workload.is_training
+        else describe_buffers(plan, problem.model, part.name, workload.context_tokens),
     }

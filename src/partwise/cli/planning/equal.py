@@ -18,6 +18,7 @@ HEADERS = ("server", "part", "layers", "weights GiB", "KV GiB", "read per token 
 def describe_bytes(plan: Plan, model: Model, question: Mapping[str, Any]) -> dict[str, Any]:
     """The plan as a JSON document, in what its parts hold and read; ``question`` has the tokens
     of a sequence, whether they are assumed, and the number of sequences."""
+    from partwise.cli.planning.buffers import describe_buffers
     from partwise.distributor import measure_holding
 
     holdings = {part.name: measure_holding(plan, model, part.name) for part in plan.parts}
@@ -38,6 +39,7 @@ def describe_bytes(plan: Plan, model: Model, question: Mapping[str, Any]) -> dic
                 * question["num_sequences"],
                 "read_bytes_per_token": holding.read_bytes_per_token,
                 "read_share_percent": 100 * holding.read_bytes_per_token / read_bytes,
+                "buffers": describe_buffers(plan, model, part.name, question["context_tokens"]),
             }
         )
     return {
@@ -73,8 +75,9 @@ def describe_replicated(plan: Plan, model: Model) -> list[dict[str, Any]]:
 
 
 def render_bytes(document: dict[str, Any]) -> str:
-    """The plan as text for people: its table, then its notes."""
+    """The plan as text for people: its table, its buffers, then its notes."""
     from partwise.cli.format import format_table
+    from partwise.cli.planning.buffers import render_buffers
 
     rows = [
         (row["server"], row["part"], row["layers"], *_amounts(row, row["read_share_percent"]))
@@ -88,7 +91,8 @@ def render_bytes(document: dict[str, Any]) -> str:
         f" fp32 KV cache for {sequences} {'sequence' if sequences == 1 else 'sequences'} of"
         f" {document['context_tokens']:,} tokens{assumed}"
     )
-    notes = [render_replicated(row) for row in document["replicated"]]
+    notes = [render_buffers(document["parts"])]
+    notes += [render_replicated(row) for row in document["replicated"]]
     return "\n\n".join(filter(None, (header, format_table(HEADERS, rows), "\n".join(notes))))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from partwise.cli.format import GIB, MIB, tabulate
+from partwise.cli.planning.buffers import render_buffers
 from partwise.cli.planning.equal import render_replicated
 from partwise.cli.planning.words import count, format_figure, render_asked, render_measure
 
@@ -64,7 +65,8 @@ def render_outlook(question: dict[str, Any], document: dict[str, Any]) -> list[s
     tied = (render_replicated(row) for row in document["tied"])
     codecs = dict.fromkeys((link["codec"], link["why"]) for link in document["links"])
     links = (f"links: {codec}, {why}" for codec, why in codecs)
-    return [*render_figures(question, document), *links, *notes, *tied]
+    buffers = [] if question["is_training"] else [render_buffers(document["parts"])]
+    return [*render_figures(question, document), *buffers, *links, *notes, *tied]
 
 
 def render_figures(

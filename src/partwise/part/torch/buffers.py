@@ -1,8 +1,8 @@
 """What a decoder block really allocates while it computes: the torch runner's, whose attention is
 fused, and the same block with every step an operation of its own.
 
-Counted as in `partwise.compress.buffers`: what operations return, input and output too; scratch
-that a kernel takes and gives back inside is not seen.
+Counted as in `partwise.distributor.operators`: what operations return, input and output too;
+scratch that a kernel takes and gives back inside is not seen.
 """
 
 from __future__ import annotations
