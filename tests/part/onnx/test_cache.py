@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ import pytest
 from partwise.distributor import balance_layers
 from partwise.errors import StoreError
 from partwise.model import open_model
-from partwise.part.onnx import build
-from partwise.part.onnx.cache import RECORD_NAME
+from partwise.part.onnx import build, cache
 from partwise.part.onnx.graph import HashedFile
 from partwise.part.onnx.runner import OnnxRunner
+from partwise.part.onnx.stale import RECORD_NAME, STALE_S
 from partwise.part.runner import RunnerOptions
 from partwise.remote.frame import Row, RowFlag
 from partwise.store import Store
@@ -111,6 +114,86 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_graph(
             open_runner(path, precision="int4")
     assert data_files(path) == files
     assert (logits_of(open_runner(path, precision="int8")) == first).all()
+
+
+def graphs(path: Path) -> set[str]:
+    """The folders of graphs that there are."""
+    return {file.parent.name for file in path.rglob(RECORD_NAME)}
+
+
+def test_graphs_of_an_older_builder_are_removed_and_those_of_this_one_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = cache.BUILDER_VERSION - 1
+    with monkeypatch.context() as patch:
+        for module in (cache, build):
+            patch.setattr(module, "BUILDER_VERSION", other)
+        old = open_runner(path)
+        open_runner(path, precision="int8")
+    stale = graphs(path)
+    (note,) = open_runner(path, precision="int4").notes
+    assert "older builders, or of models that are gone, were removed: 1." in note
+    (kept,) = graphs(path)
+    assert kept not in stale
+    assert all((folder / RECORD_NAME).exists() for folder in path.glob(".partwise/*/*/graphs/*"))
+    logits_of(old)  # its files are mapped
+    assert open_runner(path, precision="int8").notes == ()
+    assert graphs(path) > {kept}
+
+
+def test_graphs_of_a_newer_builder_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = cache.BUILDER_VERSION + 1
+    with monkeypatch.context() as patch:
+        for module in (cache, build):
+            patch.setattr(module, "BUILDER_VERSION", other)
+        open_runner(path)
+    newer = graphs(path)
+    assert open_runner(path, precision="int4").notes == ()
+    assert graphs(path) > newer
+
+
+def test_graphs_of_another_config_or_of_other_weights_are_removed(path: Path) -> None:
+    open_runner(path)
+    (old,) = graphs(path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    (note,) = open_runner(path, precision="int4").notes
+    assert "were removed" in note
+    (other,) = graphs(path)
+    assert other != old
+    shard = path / "model.safetensors"
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    (note,) = open_runner(path).notes
+    assert "were removed" in note
+    assert len(graphs(path)) == 1
+    assert graphs(path) != {other}
+
+
+def test_graphs_of_a_version_that_is_gone_are_removed(path: Path) -> None:
+    open_runner(path)
+    (record,) = path.rglob(RECORD_NAME)
+    gone = path / ".partwise" / "versions" / "00000007" / "graphs" / record.parent.name
+    shutil.copytree(record.parent, gone)
+    (note,) = open_runner(path).notes
+    assert "were removed" in note
+    assert not gone.exists()
+    assert record.exists()
+
+
+def test_what_is_being_built_is_no_stale_graph(path: Path) -> None:
+    open_runner(path)
+    (record,) = path.rglob(RECORD_NAME)
+    building = record.parent.with_name("0-2-int4-0123456789ab")
+    building.mkdir()
+    (building / "weights-1.data").write_bytes(bytes(1000))
+    assert open_runner(path).notes == ()
+    assert building.exists()
+    old = time.time() - STALE_S - 1
+    for file in (building / "weights-1.data", building):
+        os.utime(file, (old, old))
+    (note,) = open_runner(path).notes
+    assert "were removed" in note
+    assert not building.exists()
 
 
 def test_an_abandoned_build_leaves_nothing(path: Path) -> None:

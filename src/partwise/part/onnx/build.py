@@ -14,10 +14,11 @@ from pathlib import Path
 
 from partwise.errors import StoreError
 from partwise.model import Layer, LayerKind
-from partwise.part.onnx.cache import BUILDER_VERSION, DATA_SUFFIX, CachedFile, Record, SourceFile
+from partwise.part.onnx.cache import BUILDER_VERSION, CachedFile, Record, SourceFile, digest_model
 from partwise.part.onnx.graph import GraphWriter, HashedFile
 from partwise.part.onnx.layers import Source, write_graph
 from partwise.part.onnx.rounding import Rounding
+from partwise.part.onnx.stale import DATA_SUFFIX
 from partwise.part.runner import RunnerOptions
 
 _TABLE_ROWS = 4096
@@ -69,8 +70,9 @@ def build(
         files.remove()
         raise
     return Record(
-        builder=BUILDER_VERSION, sources=sources, graph=graph, weights=weights, table=table
-    )
+        builder=BUILDER_VERSION, sources=sources, model=digest_model(options), graph=graph,
+        weights=weights, table=table,
+    )  # fmt: skip
 
 
 def _write_graph(files: _Files, source: Source) -> tuple[CachedFile, CachedFile]:

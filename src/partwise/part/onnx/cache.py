@@ -17,15 +17,20 @@ import msgspec
 
 from partwise.errors import StoreError
 from partwise.part.onnx.rounding import Rounding
+from partwise.part.onnx.stale import (
+    DATA_SUFFIX,
+    GRAPHS_NAME,
+    RECORD_NAME,
+    STALE_S,
+    Origin,
+    remove_stale,
+)
 from partwise.part.runner import RunnerOptions
 from partwise.store.durable import locked, remove_file, replace_file
 from partwise.store.manifest import fingerprint_of
 
 BUILDER_VERSION = 2
 """Raised whenever the same layers become another graph."""
-RECORD_NAME, DATA_SUFFIX = "graph.json", ".data"
-STALE_S = 3600.0
-"""After so long without a write a file that is not in force is of a build that was killed."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -47,10 +52,11 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a folder holds. ``graph`` and ``weights`` are of all layers but the embedding, whose
-    ``table`` is fp32, C-ordered."""
+    ``table`` is fp32, C-ordered. ``model`` stands for the config and manifest it is of."""
 
     builder: int
     sources: tuple[SourceFile, ...]
+    model: str = ""
     graph: CachedFile | None
     weights: CachedFile | None
     table: CachedFile | None
@@ -62,13 +68,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class GraphCache:
     """The graph of one part, in a folder of the store. ``notes`` say to people what was built
-    again, and why."""
+    again, and why, and that graphs of no use were removed."""
 
     def __init__(self, options: RunnerOptions, rounding: Rounding) -> None:
         self._options = options
         self._rounding = rounding
         self.notes: list[str] = []
-        self.folder = options.store.location / "graphs" / _key(options, rounding)
+        self.folder = options.store.location / GRAPHS_NAME / _key(options, rounding)
 
     def open(self) -> Record:
         """The record of a graph that is whole, built now if there is none.
@@ -77,14 +83,28 @@ class GraphCache:
             StoreError: it cannot be written, or the model cannot be read.
         """
         found = self._find()
-        if isinstance(found, Record):
-            return found
-        if found:
-            self.notes.append(f"{self._options.part}'s graph {found}: built again")
-        from partwise.part.onnx.build import build
+        if not isinstance(found, Record):
+            if found:
+                self.notes.append(f"{self._options.part}'s graph {found}: built again")
+            from partwise.part.onnx.build import build
 
-        sources = list_sources(self._options)
-        return self._adopt(build(self._options, self._rounding, self.folder, sources))
+            sources = list_sources(self._options)
+            found = self._adopt(build(self._options, self._rounding, self.folder, sources))
+        self._remove_stale(found)
+        return found
+
+    def _remove_stale(self, record: Record) -> None:
+        """Remove the graphs that nobody can use beside the one of ``record``."""
+        current = Origin(
+            builder=BUILDER_VERSION,
+            sources=msgspec.Raw(msgspec.json.encode(record.sources)),
+            model=digest_model(self._options),
+        )
+        if freed_bytes := remove_stale(self._options.store.location, current):
+            self.notes.append(
+                f"graphs of older builders, or of models that are gone, were removed:"
+                f" {freed_bytes / 1e6:,.1f} MB"
+            )
 
     def _find(self) -> Record | str:
         """What is there, if it is of these weights and as it was written; else what is wrong
@@ -143,6 +163,12 @@ def list_sources(options: RunnerOptions) -> tuple[SourceFile, ...]:
             SourceFile(file=shard.file, num_bytes=state.st_size, modified_ns=state.st_mtime_ns)
         )
     return tuple(found)
+
+
+def digest_model(options: RunnerOptions) -> str:
+    """Stands for what graphs of a model have in common: its config, and where its weights are."""
+    described = [options.model.fingerprint, fingerprint_of(options.store.manifest)]
+    return hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:12]
 
 
 def _key(options: RunnerOptions, rounding: Rounding) -> str:
