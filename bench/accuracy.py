@@ -5,6 +5,7 @@ which calibration does not see. SmolLM2's source is itself dequantised Q4_1, so 
 on its own grid is exact and says nothing about int4; it is a row of its own.
 
 - int8, int4 rounded to nearest (as onnxruntime-genai does), with searched scales, calibrated;
+- parts in int8 and int4 as they are served: rounded to nearest, inputs of products in int8;
 - onnxruntime-genai's builder at the same bits, block and symmetry: its weights are compared with
   ours, number by number, and its graph is run as it is (with 8-bit activations);
 - the grid that the weights lie on; half of the MLP units removed.
@@ -23,6 +24,7 @@ import numpy as np
 
 from genai_peer import QKV, GenaiPredictions, GenaiWeights, build
 from harness import SMOLLM2, has_defaults, report
+from part_predictions import PartPredictions
 from partwise.cli.compressing.buffers import describe_buffers
 from partwise.cli.compressing.report import describe, name_source, render
 from partwise.cli.compressing.steps import Step, Steps
@@ -45,6 +47,7 @@ RECIPES = {
     "half_of_mlp": Recipe(mlp_sparsity=0.5),
 }
 QUICK = ("int8", "int4_rtn")
+PRECISIONS = ("int8", "int4")
 
 
 def link_model(folder: Path) -> Path:
@@ -96,12 +99,24 @@ def measure_genai(
     return accuracy, facts
 
 
-def list_figures(steps: dict[str, Step], genai: Accuracy) -> dict[str, Any]:
+def measure_parts(path: Path, steps: Steps, texts: Texts) -> dict[str, Accuracy]:
+    """What parts predict that round the source's weights themselves, by precision."""
+    source, windows = steps.measure_source(), texts.evaluation
+    return {p: compare(source, PartPredictions(path, p, windows), windows) for p in PRECISIONS}
+
+
+def list_figures(
+    steps: dict[str, Step], parts: dict[str, Accuracy], genai: Accuracy
+) -> dict[str, Any]:
     """What is asked for, and the rest by step."""
     figures: dict[str, Any] = {
         "source": "dequantised Q4_1, Q8_0",
         "int8_perplexity_change": steps["int8"].accuracy.perplexity_ratio - 1,
         "int4_rtn_over_genai": steps["int4_rtn"].accuracy.perplexity / genai.perplexity,
+        "int8_part_perplexity_change": parts["int8"].perplexity_ratio - 1,
+        "int8_part_perplexity_change_size": abs(parts["int8"].perplexity_ratio - 1),
+        "int4_part_perplexity_change": parts["int4"].perplexity_ratio - 1,
+        "int4_part_over_genai": parts["int4"].perplexity / genai.perplexity,
         "genai_perplexity_change": genai.perplexity_ratio - 1,
         "genai_perplexity_change_standard_error": genai.ratio_spread,
         "genai_kl_nats": genai.kl,
@@ -117,20 +132,26 @@ def list_figures(steps: dict[str, Step], genai: Accuracy) -> dict[str, Any]:
     return figures
 
 
-def render_genai(accuracy: Accuracy, facts: dict[str, Any]) -> str:
-    """The peer's row, in the words of ours."""
-    headers = ("peer", "MiB", "perplexity", "change %", "± %", "KL nats", "top-1 same %")
-    row = (
-        "onnxruntime-genai int4",
-        facts["genai_bytes"] / (1 << 20),
-        accuracy.perplexity,
-        f"{100 * (accuracy.perplexity_ratio - 1):+.2f}",
-        f"{100 * accuracy.ratio_spread:.2f}",
-        f"{accuracy.kl:.5f}",
-        100 * accuracy.top1_agreement,
-    )
+def render_runs(parts: dict[str, Accuracy], genai: Accuracy, facts: dict[str, Any]) -> str:
+    """What was measured by running graphs, the peer's too, in the words of the steps."""
+    headers = ("graph", "perplexity", "change %", "± %", "KL nats", "top-1 same %")
+    runs = {f"a part in {name}": accuracy for name, accuracy in parts.items()}
+    rows = [
+        (
+            name,
+            accuracy.perplexity,
+            f"{100 * (accuracy.perplexity_ratio - 1):+.2f}",
+            f"{100 * accuracy.ratio_spread:.2f}",
+            f"{accuracy.kl:.5f}",
+            100 * accuracy.top1_agreement,
+        )
+        for name, accuracy in (runs | {"onnxruntime-genai int4": genai}).items()
+    ]
     share = 100 * facts["genai_share_of_differing_weights"]
-    return f"{format_table(headers, [row])}\n{share:.3f} % of its weights differ from ours (rtn)"
+    return (
+        f"{format_table(headers, rows)}\n{share:.3f} % of onnxruntime-genai's weights differ from"
+        " ours (rtn)"
+    )
 
 
 def main() -> None:
@@ -146,16 +167,21 @@ def main() -> None:
         steps = Steps(path, 0, texts, progress)
         taken = dict(zip(names, steps.run([RECIPES[name] for name in names]), strict=True))
         version = taken["int4_rtn"].made.manifest.version
+        parts = measure_parts(path, steps, texts)
         genai, facts = measure_genai(Path(folder) / "genai", path, steps, texts, version)
     buffers = describe_buffers(steps.model, steps.config)
     document = describe(steps.model, name_source(SMOLLM2), texts, list(taken.values()), buffers)
     print(render(document))
-    print(render_genai(genai, facts))
+    print(render_runs(parts, genai, facts))
     ratios = {name: step.accuracy.window_ratios for name, step in taken.items()}
     report(
         "accuracy",
-        list_figures(taken, genai) | facts | {"buffers": buffers},
-        {"perplexity_ratios": ratios | {"genai": genai.window_ratios}},
+        list_figures(taken, parts, genai) | facts | {"buffers": buffers},
+        {
+            "perplexity_ratios": ratios
+            | {f"{name}_part": accuracy.window_ratios for name, accuracy in parts.items()}
+            | {"genai": genai.window_ratios}
+        },
         is_default=has_defaults(parser, args),
     )
 
