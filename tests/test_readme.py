@@ -61,6 +61,12 @@ FIGURES = {
     ),
     "the same at 256 KB": "hop.added_ratio_256k",
     "warm, from the command to the first token, 3 parts": "first_token.first_token_s",
+    "int8 weights: change of the perplexity (SmolLM2, dequantised Q4_1)": (
+        "accuracy.int8_perplexity_change"
+    ),
+    "int4 weights, rounded to nearest: perplexity over that of onnxruntime-genai's int4": (
+        "accuracy.int4_rtn_over_genai"
+    ),
     "int8 links, 3 parts: change of the perplexity (SmolLM2, dequantised Q4_1)": (
         "link_codecs.change_3_parts_int8"
     ),

@@ -8,6 +8,7 @@ from accept.line import Line
 TEST_LIMIT_S = 300.0
 ONNX = "tests/part/onnx/"
 COMPRESS = "tests/cli/test_compress.py::test_"
+BAD_PLAN = "tests/cli/test_plan_bad_input.py::test_"
 
 SHOWN = (
     Line(
@@ -118,7 +119,16 @@ SHOWN = (
 )
 
 REFUSED = (
-    ("3.20", "a precision that the operators lack", 4, ("tests/distributor/test_runners.py",)),
+    (
+        "3.20",
+        "a precision that the operators lack",
+        10,
+        (
+            "tests/distributor/test_runners.py",
+            BAD_PLAN + "a_precision_that_no_runner_has_is_named_with_those_there_are",
+            BAD_PLAN + "int4_is_refused_for_a_family_without_its_operators",
+        ),
+    ),
     (
         "3.21",
         "a block that does not divide, sparsity out of range",

@@ -151,10 +151,10 @@ def test_a_version_is_compressed_further(
     ("words", "code", "said"),
     [
         ((), 2, "nothing to do: give --int8, --int4, --ladder or --sparsity"),
-        (("--sparsity", "0.95"), 1, "a sparsity of 0.95 is outside 0 to 0.9"),
-        (("--sparsity", "-1"), 1, "a sparsity of -1 is outside 0 to 0.9"),
+        (("--sparsity", "0.95"), 2, "--sparsity is 0.95, outside 0 to 0.9"),
+        (("--sparsity", "-1"), 2, "--sparsity is -1, outside 0 to 0.9"),
         (("--sparsity", "some"), 2, "--sparsity is 'some': give a share from 0 to 0.9"),
-        (("--sparsity=nan",), 1, "a sparsity of nan is outside 0 to 0.9"),
+        (("--sparsity=nan",), 2, "--sparsity is nan, outside 0 to 0.9"),
         (("--int4", "--block", "64"), 1, "mlp.down_proj.weight: blocks are powers of two from 16"),
         (("--int4", "--block", "0"), 2, "--block is 0"),
         (("--int8", "--int4"), 2, "not allowed with argument"),

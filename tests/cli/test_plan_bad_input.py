@@ -232,3 +232,24 @@ def test_options_of_a_cluster_need_one(
     assert main(["plan", str(tiny_llama), "--servers", "a:1,b:2", *words]) == 2
     line = f"partwise: {words[0]} is for a cluster: give --cluster FILE instead of --servers\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("precision", ["int3", "fp16", ""])
+@pytest.mark.parametrize("words", [("plan", "--parts", "2"), ("generate", "x", "--raw")])
+def test_a_precision_that_no_runner_has_is_named_with_those_there_are(
+    words: tuple[str, ...], precision: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *options = words
+    assert main([command, str(tiny_llama), *options, "--precision", precision]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--precision is {precision!r}, which no runner computes on CPUs" in line
+    assert line.endswith("give one of fp32, int8, int4")
+
+
+def test_int4_is_refused_for_a_family_without_its_operators(
+    tiny_gpt2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(tiny_gpt2), "--parts", "2", "--precision", "int4"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "int4 is for the onnx runner, and GPT2LMHeadModel is none of Llama" in line
+    assert line.endswith("give fp32")

@@ -127,11 +127,18 @@ def read_share(given: str | None) -> float:
     """The share of MLP units to remove.
 
     Raises:
-        UsageError: not a number.
+        UsageError: not a number, or out of range.
     """
+    from partwise.distributor.plan import MAX_MLP_SPARSITY
+
+    advice = f"give a share from 0 to {MAX_MLP_SPARSITY}, such as 0.5, or 2:4"
     try:
-        return float(given or 0)
+        share = float(given or 0)
     except ValueError as exc:
+        raise UsageError(f"--sparsity is {given!r}: {advice}") from exc
+    if not 0 <= share <= MAX_MLP_SPARSITY:
         raise UsageError(
-            f"--sparsity is {given!r}: give a share from 0 to 0.9, such as 0.5, or 2:4"
-        ) from exc
+            f"--sparsity is {given}, outside 0 to {MAX_MLP_SPARSITY}, the share of MLP units to"
+            f" remove: {advice}"
+        )
+    return share

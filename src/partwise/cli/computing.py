@@ -31,9 +31,18 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def read_wish(args: argparse.Namespace, *, is_deterministic: bool = False) -> RunnerWish:
-    """What the options ask of the runner."""
+    """What the options ask of the runner.
+
+    Raises:
+        UsageError: a precision that no runner has.
+    """
     from partwise.distributor import RunnerWish
 
+    if args.precision not in (None, *PRECISIONS):
+        raise UsageError(
+            f"--precision is {args.precision!r}, which no runner computes on CPUs: give one of"
+            f" {', '.join(PRECISIONS)}"
+        )
     return RunnerWish(
         precision=args.precision, runner=args.runner, is_deterministic=is_deterministic
     )

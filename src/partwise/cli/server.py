@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner",
         choices=("torch", "onnx"),
-        help="import this one alone before a coordinator asks (default: both; torch takes memory)",
+        help="import this one alone before a coordinator asks (default: both; torch takes memory);"
+        " its plan says which computes, and at which precision",
     )
     parser.add_argument("--name", help="its name in messages (default: the address)")
 

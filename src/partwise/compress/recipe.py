@@ -45,7 +45,7 @@ class Recipe:
         if not 0 <= self.mlp_sparsity <= MAX_MLP_SPARSITY:
             raise CompressionError(
                 f"a sparsity of {self.mlp_sparsity:g} is outside 0 to {MAX_MLP_SPARSITY}: it is the"
-                f" share of MLP units to remove, give {MAX_MLP_SPARSITY} or less"
+                f" share of MLP units to remove, give 0 to {MAX_MLP_SPARSITY}"
             )
         if self.bits not in (None, 4, 8):
             raise CompressionError(f"{self.bits} bits a weight: give 4 or 8")
