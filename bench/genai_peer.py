@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partwise.compress.blocks import Quantized, dequantize
+from partwise.part.onnx.rounding import Rounding
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
 def build(model: Path, folder: Path, *, block: int, precision: str = "int4") -> None:
-    """Have the builder write its model: symmetric blocks, round to nearest, inputs of products
-    as int8."""
-    options = (f"block_size={block}", "is_symmetric=true", "accuracy_level=4")
+    """Have the builder write its model: blocks with zeros as ours have them, rounded to nearest,
+    inputs of products as int8."""
+    is_symmetric = str(Rounding(precision=precision).is_symmetric).lower()
+    options = (f"block_size={block}", f"is_symmetric={is_symmetric}", "accuracy_level=4")
     command = (
         sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-m", "unused",
         "-o", str(folder), "-p", precision, "-e", "cpu", "-c", str(folder / "cache"),

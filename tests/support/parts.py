@@ -170,7 +170,8 @@ def counting_runner(on_pass: Hook = ignore_pass) -> RunnerFactory:
 
 
 class CountingRunner:
-    """Computes nothing: the pick after token t is t + 1. ``released`` collects sequences."""
+    """Computes nothing: the pick after token t is t + 1, and 0 after the last of the vocabulary.
+    ``released`` collects sequences."""
 
     weight_bytes = 0
     notes = ()
@@ -180,6 +181,7 @@ class CountingRunner:
         self._part = options.part
         self._is_last = stage == options.plan.stages[-1]
         self._width = options.model.hidden_size
+        self._vocab_size = options.model.vocab_size
         self._on_pass = on_pass
         self._num_passes = 0
         self.released: list[int] = []
@@ -196,7 +198,7 @@ class CountingRunner:
             return (np.repeat(ids.astype(np.float32)[:, None], self._width, axis=1),)
         ends = np.cumsum([row.num_tokens for row in rows]) - 1
         asks = [bool(row.flags & RowFlag.PICK) for row in rows]
-        return (ids[ends[asks]].astype(np.int64) + 1,)
+        return ((ids[ends[asks]].astype(np.int64) + 1) % self._vocab_size,)
 
     def release(self, sequences: Sequence[int]) -> None:
         """See `Runner.release`."""

@@ -270,7 +270,8 @@ class Coordinator:
             )
         is_result = frame.kind is FrameKind.RESULT and link is self._parts[-1].link
         tensors = take_plain(frame)
-        if not is_result or not tensors or tensors[0].ndim != 1:
+        is_result = is_result and bool(tensors) and tensors[0].dtype == np.int64
+        if not is_result or tensors[0].ndim != 1:
             raise FrameError(
                 f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
                 f" coordinator takes ids from {self._parts[-1].part.name} only"

@@ -7,7 +7,7 @@ import time
 from partwise.part.memory import resident_bytes
 from partwise.part.timeline import Timeline
 from partwise.remote.counters import Counters, Traffic
-from partwise.remote.frame import Frame, RowFlag
+from partwise.remote.frame import Frame, FrameKind, RowFlag
 from partwise.remote.messages import SetClock, Stats
 
 _PROMPT = int(RowFlag.PROMPT)
@@ -30,6 +30,8 @@ class Accounts:
 
     def arrive(self, frame: Frame, *, is_from_part: bool) -> None:
         """``frame`` came in, from a part or else from the coordinator."""
+        if frame.kind is FrameKind.RESULT and self.timeline.is_resting:
+            return  # its sequences were released before
         hop_ns = self.timeline.arrive(frame.sent_ns + self._ahead_ns[is_from_part])
         # What the coordinator composed ahead has time; its picks come from a part.
         if is_from_part and _is_decode(frame):

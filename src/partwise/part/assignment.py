@@ -40,6 +40,7 @@ class Assignment:
             plan_version=self.plan.plan_version,
             is_first=is_first,
             is_last=stage.stop == len(self.model.layers),
+            vocab_size=self.model.vocab_size,
             input_dtype=np.dtype(np.int64 if is_first else np.float32),
             input_widths=() if is_first else (self.model.hidden_size,),
             input_codecs=frozenset(

@@ -42,7 +42,8 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     """Event: the coordinator gave this server a part of the plan.
 
     Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part. It
-    travels as one of ``input_codecs`` says. The last part also tells the first what it picked.
+    travels as one of ``input_codecs`` says. The last part also tells the first what it picked:
+    ids below ``vocab_size``.
     """
 
     part: str
@@ -52,6 +53,7 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     input_dtype: np.dtype[np.generic]
     input_widths: tuple[int, ...]
     input_codecs: frozenset[str] = frozenset({"fp32"})
+    vocab_size: int = 1 << 31
 
 
 class LoadDone(msgspec.Struct, frozen=True):
@@ -262,6 +264,10 @@ class PartMachine:
         found = [(tensor.dtype, tensor.shape) for tensor in frame.tensors]
         if found != [(np.dtype(np.int64), expected)]:
             return f"{self.name} expects {expected[0]} picks, the frame has {found}"
+        ids: Array = frame.tensors[0]  # type: ignore[assignment]
+        vocab_size = self.assignment.vocab_size if self.assignment else 0
+        if wrong := [token for token in ids.tolist() if not 0 <= token < vocab_size]:
+            return f"{self.name} was told of token {wrong[0]}, the vocabulary has {vocab_size}"
         for row in frame.rows:
             stop = row.position + row.num_tokens
             if stop > self._positions.get(row.sequence, stop):

@@ -10,7 +10,6 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from partwise.errors import CodecError
 from partwise.part.converter import BESIDE_BYTES, Converter
 from partwise.part.timeline import Timeline
 from partwise.remote.buffers import BufferPool
@@ -23,12 +22,12 @@ from partwise.remote.frame import Frame, take_plain
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """Where packed frames go. ``is_sent`` says whether the link needs none of the tensors that
-    it was given any more; ``fail`` is called with what a codec cannot carry."""
+    it was given any more; ``fail`` is called with why a frame could not be packed."""
 
     codec: str
     send: Callable[[Frame], None]
     is_sent: Callable[[], bool]
-    fail: Callable[[CodecError], None]
+    fail: Callable[[Exception], None]
 
 
 class Packer:
@@ -59,8 +58,7 @@ class Packer:
             self._traffic.moved_bytes += num_bytes
             self._way.send(frame)
             return
-        if self._way.is_sent():
-            self._take_back()
+        self._take_back()
         job = _Job(frame, self._way.codec, self._pool)
         if self._num_packing or (has_more and num_bytes >= BESIDE_BYTES):
             self._num_packing += 1
@@ -76,7 +74,7 @@ class Packer:
         try:
             for tensor, packed in zip(job.plain, job.packed, strict=True):
                 self._codec.pack(tensor, packed.data)
-        except CodecError as exc:
+        except Exception as exc:  # noqa: BLE001 - on a thread whose errors nobody would see
             job.error = exc
         job.stop_ns = time.monotonic_ns()
 
@@ -98,8 +96,11 @@ class Packer:
         self._way.send(frame)
 
     def _take_back(self) -> None:
-        for buffer in self._sent:
-            self._pool.give(buffer)
+        """Use buffers again that the link needs no more; a link that is never done keeps its own
+        alive, and they go with the frames."""
+        if self._way.is_sent():
+            for buffer in self._sent:
+                self._pool.give(buffer)
         self._sent.clear()
 
 
@@ -116,5 +117,5 @@ class _Job:
             Packed(codec, tensor.shape, np.frombuffer(buffer, np.uint8, size))
             for tensor, buffer, size in zip(self.plain, self.buffers, sizes, strict=True)
         )
-        self.error: CodecError | None = None
+        self.error: Exception | None = None
         self.start_ns = self.stop_ns = 0

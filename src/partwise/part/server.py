@@ -45,7 +45,7 @@ from partwise.part.packer import Packer, Way
 from partwise.part.runner import Runner, RunnerFactory
 from partwise.part.unpacker import Unpacker
 from partwise.remote.authenticate import Hello
-from partwise.remote.frame import Frame
+from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
@@ -171,6 +171,10 @@ class PartServer:
             except errors.FrameError as exc:
                 self._poller.lose(link, exc)
             return
+        if frame.kind is FrameKind.RESULT and link.name != self._last_part:
+            text = f"{link.name} sent picks: they come from {self._last_part}"
+            self._poller.lose(link, errors.FrameError(text))
+            return
         self._accounts.arrive(frame, is_from_part=link is not self._links.coordinator)
         self._links.hold(link, frame)
         actions = self._machine.handle(Received(frame))
@@ -220,6 +224,11 @@ class PartServer:
             coordinator.send(message_frame(message, self._plan_version))
         except RemoteError as exc:
             self._poller.lose(coordinator, exc)
+
+    @property
+    def _last_part(self) -> str:
+        """Which part picks; empty without an assignment."""
+        return self._assignment.plan.stages[-1].members[-1].part if self._assignment else ""
 
     @property
     def _plan_version(self) -> int:
@@ -296,14 +305,17 @@ class PartServer:
             codec=codec,
             send=self._send_on,
             is_sent=lambda: not (self._links.following and self._links.following.has_output),
-            fail=lambda exc: self._fail(
-                errors.NotFinite(
-                    f"{self._machine.name} cannot send to {part}: {exc}", part=self._machine.name
-                )
-            ),
+            fail=lambda exc: self._fail(self._unsent(exc, part)),
         )
         accounts = self._accounts
         return Packer(way, self._converter, accounts.timeline, accounts.sent)
+
+    def _unsent(self, error: Exception, part: str) -> Exception:
+        """Why a frame to ``part`` was not sent."""
+        if not isinstance(error, errors.CodecError):
+            return error
+        text = f"{self._machine.name} cannot send to {part}: {error}"
+        return errors.NotFinite(text, part=self._machine.name)
 
     def _start_accounts(self) -> None:
         accounts = self._accounts = Accounts()
@@ -350,11 +362,11 @@ class PartServer:
         frame = action.frame
         if self._runner is None:
             return
-        inputs = self._unpacker.open(frame)
-        if action.picked:
-            inputs = (_fill_in(inputs[0], action.picked),)
-        self._accounts.begin_pass()
         try:
+            inputs = self._unpacker.open(frame)
+            if action.picked:
+                inputs = (_fill_in(inputs[0], action.picked),)
+            self._accounts.begin_pass()
             outputs = self._runner.run(frame.rows, inputs, self._between_layers)
         except _Abandoned:
             return

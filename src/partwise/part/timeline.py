@@ -23,6 +23,11 @@ class Timeline:
         self._pass_start_ns = 0
         self._passes: deque[tuple[int, int]] = deque(maxlen=MAX_PASSES)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether there is no sequence."""
+        return not self._since_ns
+
     def wait(self) -> None:
         """Nothing is there to be done."""
         if self._since_ns and not self._is_waiting:

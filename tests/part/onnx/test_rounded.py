@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from oracle_cases import generate, load_network
-from partwise.compress.blocks import dequantize, quantize
+from partwise.compress.blocks import dequantize, fit_grid, round_to
+from partwise.compress.scales import search_grid
 from partwise.launch.listening import make_onnx_runner
 from partwise.part.onnx.rounding import BLOCK
 from support.decoders import save_decoder
@@ -29,7 +30,9 @@ def round_weights(network: Any, bits: int) -> None:
         for module in network.modules():
             if isinstance(module, torch.nn.Linear):
                 weight = module.weight.detach().numpy()
-                rounded = quantize(weight, bits=bits, block=BLOCK, is_symmetric=True)
+                find_grid, is_symmetric = (search_grid, False) if bits == 8 else (fit_grid, True)
+                grid = find_grid(weight, bits=bits, block=BLOCK, is_symmetric=is_symmetric)
+                rounded = round_to(weight, grid)
                 # A tied head has its own copy: the embedding stays as it is.
                 module.weight = torch.nn.Parameter(torch.from_numpy(dequantize(rounded)))
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from partwise.compress.blocks import Quantized, quantize
+from partwise.compress.blocks import Quantized, fit_grid, round_to
+from partwise.compress.scales import search_grid
 from partwise.part.onnx.graph import MICROSOFT, GraphWriter
 from partwise.part.onnx.rounding import Rounding
 
@@ -70,17 +71,18 @@ class LinearWriter:
     def _round(self, weight_OI: Floats) -> Quantized:
         """Some rows at a time: what is in between takes several times as much as they do."""
         rounding, num_rows = self._rounding, max(1, ROUNDED_AT_ONCE // weight_OI.shape[1])
-        return join_rows(
-            [
-                quantize(
-                    weight_OI[start : start + num_rows],
-                    bits=rounding.bits,
-                    block=rounding.block,
-                    is_symmetric=rounding.is_symmetric,
-                )
-                for start in range(0, len(weight_OI), num_rows)
-            ]
-        )
+        find_grid = search_grid if rounding.is_searched else fit_grid
+        rounded = []
+        for start in range(0, len(weight_OI), num_rows):
+            rows = weight_OI[start : start + num_rows]
+            grid = find_grid(
+                rows,
+                bits=rounding.bits,
+                block=rounding.block,
+                is_symmetric=rounding.is_symmetric,
+            )
+            rounded.append(round_to(rows, grid))
+        return join_rows(rounded)
 
     def _rounded(self, name: str, value: str, quantized: Quantized, bias: str | None) -> str:
         write = self._graph.weight

@@ -11,11 +11,21 @@ BLOCK = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """A precision; ``block`` and ``is_symmetric`` mean nothing in fp32."""
+    """A precision; the rest means nothing in fp32. Why int8 is rounded otherwise than int4:
+    docs/decisions/0030."""
 
     precision: str
     block: int = BLOCK
-    is_symmetric: bool = True
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether zero is in the middle of every block's numbers."""
+        return self.precision != "int8"
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether scales are searched for the least squared error; else they span the block."""
+        return self.precision == "int8"
 
     @property
     def is_rounded(self) -> bool:
