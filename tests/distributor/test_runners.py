@@ -90,3 +90,22 @@ def test_a_plan_for_operators_that_do_not_cover_the_model_is_refused(tiny_gpt2: 
         check_runners(balance_layers(model, ["a"], runner="onnx"), model)
     with pytest.raises(PlanError, match="part0 is at int8: the torch runner computes whole"):
         check_whole(balance_layers(model, ["a"], precision="int8", runner="torch"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_act": "gelu"}, "its activation is gelu, not silu"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "it rotates 8 elements of a head, no multiple of 16",
+        ),
+    ],
+)
+def test_what_the_config_asks_for_beside_the_architecture_is_heeded(
+    changes: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    model = open_model(save_decoder(tmp_path, "llama", **changes))
+    choice = choose_runner(model, RunnerWish())
+    assert choice.runner == "torch"
+    assert says in choice.reason

@@ -104,6 +104,8 @@ def find_lack(model: Model, precision: str) -> str:
     head_size = block.kv_elements_per_token // (2 * num_groups)
     if head_size % HEAD_SIZE_MULTIPLE:
         return f"its heads have {head_size} elements, no multiple of {HEAD_SIZE_MULTIPLE}"
+    if model.features:
+        return model.features[0]
     if precision in ROUNDED:
         for parameter in (p for layer in model.layers[1:] for p in layer.parameters):
             if len(parameter.shape) == 2 and parameter.shape[1] % ONNX_BLOCK:

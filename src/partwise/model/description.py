@@ -113,7 +113,8 @@ class Model:
     ``version`` is that of its parameters in the store: 0 are the model's own files. ``layers`` are
     in topological order; cut i lies before layer i, and ``cut_tensors`` cross
     each of them (every family so far lets the hidden state alone cross). ``config_digest``
-    stands for the values in its config, from which runners build its layers.
+    stands for the values in its config, from which runners build its layers. ``features`` say to
+    people what it asks for that operators made for its architecture may lack.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Model:
     hidden_size: int
     config_digest: str
     version: int = 0
+    features: tuple[str, ...] = ()
 
     @cached_property
     def num_parameters(self) -> int:

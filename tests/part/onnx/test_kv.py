@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,3 +66,18 @@ def test_an_empty_pool_holds_no_memory() -> None:
     assert pool.capacity >= 500
     pool.release([1, 2])
     assert pool.capacity == 0
+
+
+def test_views_are_let_go_of_before_buffers_are_replaced() -> None:
+    kept: list[object] = []
+    pool = KvPool(num_blocks=3, num_heads=1, head_size=4, on_replace=kept.clear)
+    write(pool, {1: 5})
+    old = [weakref.ref(pair.base.base) for pair in pool._blocks]
+    assert all(ref() is not None for ref in old)
+    kept += pool.views(0, 1)
+    write(pool, {1: 500})
+    assert not any(ref() is not None for ref in old), "two caches at once"
+    kept += pool.views(0, 1)
+    new = [weakref.ref(pair.base.base) for pair in pool._blocks]
+    pool.release([1])
+    assert not any(ref() is not None for ref in new), "a cache without sequences"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from oracle_comparison import Comparison
+from partwise.distributor import balance_layers
 from partwise.engine.scheduler import Limits
 from partwise.launch.listening import make_onnx_runner, make_torch_runner
+from partwise.model import open_model
+from partwise.part.onnx.runner import OnnxRunner
+from partwise.part.runner import RunnerOptions
+from partwise.remote.frame import Row, RowFlag
+from partwise.store import Store
 from support.decoders import DECODERS, save_decoder
 from support.oracle import Oracle, random_prompts
 from support.parts import Parts, Setting
@@ -78,3 +86,31 @@ def test_the_real_model_says_the_same(smollm2: Path, oracle: Oracle) -> None:
     comparison = oracle.compare(smollm2, prompts, 4, setting)
     assert comparison.max_abs_difference < 1e-3
     assert comparison.num_wrong_ids == 0
+
+
+def test_one_sequence_may_go_on_several_times_in_a_pass(tiny_llama: Path) -> None:
+    with Parts(tiny_llama, Setting(make_runner=make_onnx_runner)) as parts:
+        (together,) = parts.generate([PROMPTS[1]], 1)
+    plan = balance_layers(open_model(tiny_llama), ["one"], runner="onnx")
+    with Store.open(tiny_llama) as store:
+        runner = OnnxRunner(
+            RunnerOptions(
+                plan=plan, part=plan.parts[0].name, model=open_model(tiny_llama),
+                model_path=tiny_llama, store=store, threads=1,
+                on_progress=lambda done_bytes, total_bytes: None,
+            )
+        )  # fmt: skip
+    ids = np.array(PROMPTS[1], np.int64)
+    rows = (Row(0, 0, len(ids) - 1), Row(0, len(ids) - 1, 1, RowFlag.PICK))
+    assert runner.run(rows, (ids,), lambda: None)[0].tolist() == [together[0].token_id]
+
+
+def test_norms_have_the_familys_epsilon_where_the_config_has_none(
+    tmp_path: Path, oracle: Oracle
+) -> None:
+    path = save_decoder(tmp_path, "phi3", rms_norm_eps=1e-5)
+    config = json.loads((path / "config.json").read_text())
+    del config["rms_norm_eps"]
+    (path / "config.json").write_text(json.dumps(config))
+    comparison = oracle.compare(path, PROMPTS, 6, Setting(make_runner=make_onnx_runner))
+    assert comparison.is_within_bounds, comparison

@@ -19,7 +19,9 @@ NAMES = ("q", "k", "v")
 
 def source_of(stored: dict[str, Quantized], precision: str) -> Source:
     store: Any = SimpleNamespace(
-        read_quantized=stored.get, read=lambda name: dequantize(stored[name])
+        read_quantized=stored.get,
+        read=lambda name: dequantize(stored[name]),
+        manifest=SimpleNamespace(quantized=stored),
     )
     nothing: Any = None
     return Source(
@@ -62,3 +64,12 @@ def test_at_another_precision_their_values_are_read(precision: str) -> None:
     joined = source_of(stored, precision).read_matrices(PARAMETERS)
     assert isinstance(joined, np.ndarray)
     assert (joined == np.concatenate([dequantize(stored[name]) for name in NAMES])).all()
+
+
+def test_matrices_that_a_version_keeps_at_more_bits_stay_so() -> None:
+    stored = matrices(8, is_symmetric=True) | {"other": matrices(4, is_symmetric=True)["q"]}
+    joined = source_of(stored, "int4").read_matrices(PARAMETERS)
+    assert isinstance(joined, Quantized)
+    assert joined.bits == 8
+    expected = np.concatenate([dequantize(stored[name]) for name in NAMES])
+    assert (dequantize(joined) == expected).all()

@@ -24,6 +24,8 @@ from partwise.model.safetensors_file import TensorEntry
 
 # Old checkpoints store it once a layer; the module computes it.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
+ROTATED_MULTIPLE = 16
+"""Of the elements of a head that operators rotate."""
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotary positions that turn a token by its own position alone, up to the model's context."""
 
@@ -116,6 +118,7 @@ class Llama:
             vocab_size=sizes.vocabulary,
             hidden_size=sizes.hidden,
             config_digest=reader.digest(),
+            features=_find_features(config, sizes.head_dim),
         )
 
     def _block(self, tensors: StoredTensors, config: Config, sizes: Sizes, index: int) -> Layer:
@@ -171,6 +174,23 @@ def _check_rope(config: Mapping[str, object], known: tuple[str, ...]) -> None:
                 f"config.json has rotary positions of type {kind!r} ({key}), known are"
                 f" {', '.join(known)}: take a model with one of these"
             )
+
+
+def _find_features(config: Mapping[str, object], head_dim: int) -> tuple[str, ...]:
+    """What the config asks for that operators made for such decoders lack."""
+    features = []
+    activation = config.get("hidden_act") or "silu"
+    if activation not in ("silu", "swish"):
+        features.append(f"its activation is {activation}, not silu")
+    rope = config.get("rope_parameters")
+    nested = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    factor = nested or config.get("partial_rotary_factor") or 1.0
+    rotated = int(head_dim * factor) if isinstance(factor, int | float) else head_dim
+    if rotated % ROTATED_MULTIPLE:
+        features.append(
+            f"it rotates {rotated} elements of a head, no multiple of {ROTATED_MULTIPLE}"
+        )
+    return tuple(features)
 
 
 def describe_attention(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,18 @@ same sets of a cache."""
 
 class KvPool:
     """Slots of sequences. ``generation`` counts how often the buffers were replaced: views of
-    older ones are of no use any more."""
+    older ones are of no use any more. ``on_replace`` is called before, to let go of them: a block
+    is replaced after the other, so that both are never there for all.
+    """
 
-    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        num_heads: int,
+        head_size: int,
+        on_replace: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_replace = on_replace
         self._shape = (num_heads, head_size)
         self._num_blocks = num_blocks
         self._slots: list[int] = []  # the sequence in each slot
@@ -80,6 +89,7 @@ class KvPool:
             self._slots[slot] = self._slots[last]
             self._slots.pop()
         if not self._slots and self._num_slots:
+            self._on_replace()
             self._reset()
 
     def _find(self, lengths: dict[int, int]) -> dict[int, int] | None:
@@ -96,7 +106,7 @@ class KvPool:
         slots = max(self._num_slots, 1 << (num_slots - 1).bit_length())
         if (slots, capacity) == (self._num_slots, self._capacity):
             return
-        self._num_slots, self._capacity = slots, capacity
+        self._on_replace()
         heads, size = self._shape
         for block, old in enumerate(self._blocks):
             pair = _map_empty((2, slots, heads, capacity, size))
@@ -104,6 +114,7 @@ class KvPool:
                 length = self._lengths[sequence]
                 pair[:, slot, :, :length] = old[:, slot, :, :length]
             self._blocks[block] = pair
+        self._num_slots, self._capacity = slots, capacity
         self.generation += 1
 
     def _gather(self, wanted: set[int]) -> int:

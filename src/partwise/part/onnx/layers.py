@@ -39,17 +39,27 @@ class Source:
     on_read: Callable[[int], None]
 
     def read_matrices(self, parameters: Sequence[Parameter]) -> Weight:
-        """Matrices with the same inputs as one: rounded as they lie in the store, where all of
-        them do at this precision, else in fp32."""
+        """Matrices with the same inputs as one: as they lie in the store, where they are rounded
+        alike in a version of this precision, else in fp32."""
         names = [parameter.stored_name for parameter in parameters]
-        stored = [self.store.read_quantized(name) for name in names if self.rounding.is_rounded]
-        rounded = [one for one in stored if one and one.bits == self.rounding.bits]
-        kinds = {(one.block, one.zero_points is None or one.zero_points.dtype) for one in rounded}
+        stored = [self.store.read_quantized(name) for name in names if self._keeps_stored]
+        rounded = [one for one in stored if one]
+        kinds = {
+            (one.bits, one.block, None if one.zero_points is None else one.zero_points.dtype)
+            for one in rounded
+        }
         if len(rounded) == len(names) and len(kinds) == 1:
             self.on_read(sum(parameter.num_elements for parameter in parameters))
             return join_rows(rounded)
         read = [self.read(parameter) for parameter in parameters]
         return read[0] if len(read) == 1 else np.concatenate(read)
+
+    @property
+    def _keeps_stored(self) -> bool:
+        """Whether some matrices are stored at this precision: then others are at more bits with a
+        purpose."""
+        stored = self.store.manifest.quantized.values()
+        return self.rounding.is_rounded and any(s.bits == self.rounding.bits for s in stored)
 
     def read(self, parameter: Parameter) -> NDArray[np.float32]:
         """The values of a parameter."""

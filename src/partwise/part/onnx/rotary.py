@@ -26,11 +26,6 @@ def rotary_tables(
     return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
 
 
-def rotated_width(config: Mapping[str, Any], head_size: int) -> int:
-    """How many elements of a head are rotated: its first ones."""
-    return _width(_read_rope(config), head_size)
-
-
 def _width(rope: Mapping[str, Any], head_size: int) -> int:
     return int(head_size * rope["partial_rotary_factor"])
 

@@ -48,17 +48,24 @@ class OnnxRunner:
         self._context_tokens = model.context_tokens
         self._has_head = layers[-1].kind is LayerKind.HEAD
         self._kv = None
+        self._graph: Graph | None = None
         if num_blocks := sum(layer.kind is LayerKind.BLOCK for layer in layers):
             shape = Shape.read(model, options.store.config)
-            self._kv = KvPool(num_blocks, shape.num_kv_heads, shape.head_size)
+            sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
+            self._kv = KvPool(*sizes, on_replace=self._let_go)
         self._open(options)
+
+    def _let_go(self) -> None:
+        """Of the caches that are about to be replaced."""
+        if self._graph is not None:
+            self._graph.forget()
 
     def _open(self, options: RunnerOptions) -> None:
         """Find or build the graph, and open it."""
         precision = options.plan.part(options.part).precision
         cache = GraphCache(options, Rounding(precision=precision))
         record, model = cache.open(), options.model
-        self._table = self._graph = None
+        self._table = None
         if record.table is not None:
             self._table = Table(cache.folder / record.table.name, model.hidden_size)
         if record.graph is not None:
@@ -131,9 +138,9 @@ def _group(rows: Sequence[Row]) -> list[list[int]]:
     """The indices of the rows that are computed together."""
     if len(rows) == 1:
         return [[0]]
-    single = [index for index, row in enumerate(rows) if row.num_tokens == 1]
-    if len({rows[index].sequence for index in single}) < len(single):
+    if len({row.sequence for row in rows}) < len(rows):
         return [[index] for index in range(len(rows))]  # one sequence goes on several times
+    single = [index for index, row in enumerate(rows) if row.num_tokens == 1]
     longer = [[index] for index, row in enumerate(rows) if row.num_tokens > 1]
     return [single, *longer] if single else longer
 

@@ -77,6 +77,10 @@ class Graph:
         self._session.run_with_iobinding(window.binding)
         return window.out
 
+    def forget(self) -> None:
+        """Let go of the caches, so that their memory is free when the pool drops them."""
+        self._windows.clear()
+
     def _window(self, start: int, rows: int) -> _Window:
         generation = 0 if self._kv is None else self._kv.generation
         if generation != self._generation or len(self._windows) >= MAX_WINDOWS:

@@ -8,6 +8,9 @@ from typing import Any
 
 from partwise.model import Layer, LayerKind, Model
 
+EPSILONS = {"Phi3ForCausalLM": 1e-5}
+"""Of norms, where config.json leaves it out. Source: transformers' configurations."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -27,10 +30,10 @@ class Shape:
         num_kv_heads = count_kv_heads(block)
         return cls(
             hidden_size=model.hidden_size,
-            num_heads=config["num_attention_heads"],
+            num_heads=config.get("num_attention_heads", 32),
             num_kv_heads=num_kv_heads,
             head_size=block.kv_elements_per_token // (2 * num_kv_heads),
-            norm_epsilon=config.get("rms_norm_eps", 1e-6),
+            norm_epsilon=config.get("rms_norm_eps", EPSILONS.get(model.architecture, 1e-6)),
             context_tokens=model.context_tokens,
         )
 
