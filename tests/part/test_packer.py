@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +126,30 @@ def test_buffers_are_used_again_only_when_the_link_has_sent_them() -> None:
     places = [frame.tensors[0].data.ctypes.data for frame in bench.sent]
     assert len(set(places[:4])) == 4
     assert places[4] in places[:4]
+
+
+def test_a_link_that_is_never_done_leaves_no_buffers_behind() -> None:
+    bench = Bench()
+    bench.is_sent = False
+    for step in range(50):
+        bench.push(step, SMALL)
+    assert len(bench.packer._sent) == 1
+
+
+def test_what_goes_wrong_while_packing_beside_is_said_and_nothing_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, failed = Bench(), []
+    monkeypatch.setattr(bench.packer, "_way", replace(bench.packer._way, fail=failed.append))
+
+    def pack(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(bench.packer, "_codec", SimpleNamespace(pack=pack))
+    bench.push(1, LARGE)
+    bench.hand.turn()
+    assert [type(error) for error in failed] == [MemoryError]
+    assert not bench.sent
 
 
 def test_fp32_goes_as_it_is() -> None:

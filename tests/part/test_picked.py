@@ -31,6 +31,7 @@ from partwise.part.machine import (
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 
 VERSION = 3
+VOCABULARY = 1_000_000
 PICK, FOLLOWS = int(RowFlag.PICK), int(RowFlag.FOLLOWS)
 
 
@@ -49,6 +50,7 @@ def serving(*, is_alone: bool = False) -> PartMachine:
             is_last=is_alone,
             input_dtype=np.dtype(np.int64),
             input_widths=(),
+            vocab_size=VOCABULARY,
         )
     )
     machine.handle(LoadDone())
@@ -154,11 +156,24 @@ def test_a_row_that_can_follow_nothing_is_refused(rows: tuple[Row, ...]) -> None
         ({"tensors": (np.zeros(1, np.int64),) * 2}, "expects 1 picks"),
         ({"tensors": (np.zeros(1, np.float32),)}, "expects 1 picks"),
         ({"tensors": (np.zeros((1, 1), np.int64),)}, "expects 1 picks"),
+        ({"tensors": (np.array([-1]),)}, "was told of token -1, the vocabulary has"),
+        ({"tensors": (np.array([VOCABULARY]),)}, "the vocabulary has"),
         ({"rows": ()}, "expects 0 picks"),
         ({"rows": (Row(0, 3, 1, PICK),)}, "for position 4 of sequence 0, which stands at 3"),
         ({"plan_version": VERSION - 1}, "serves plan_version 3, the frame is of 2"),
     ],
-    ids=["none", "too many", "two", "floats", "a matrix", "no rows", "too early", "stale"],
+    ids=[
+        "none",
+        "too many",
+        "two",
+        "floats",
+        "a matrix",
+        "negative",
+        "too large",
+        "no rows",
+        "too early",
+        "stale",
+    ],
 )
 def test_malformed_picks_are_refused(changes: dict[str, object], says: str) -> None:
     machine = asked()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from partwise.part import timeline as timeline_module
 from partwise.part.accounts import Accounts
 from partwise.part.timeline import Timeline
-from partwise.remote.frame import Frame, FrameKind, Row
+from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.messages import SetClock
 
 
@@ -103,6 +103,16 @@ def test_the_clock_of_whom_a_frame_comes_from_is_taken_off_and_hops_are_between_
     counters = accounts.stats(0).counters
     assert (counters.hops, counters.hop_ns) == (hops, 30 * hops)
     assert spent(accounts.timeline) == (0, 20, 30, 0)
+
+
+def test_picks_of_released_sequences_do_not_start_the_clock(clock: Clock) -> None:
+    accounts = Accounts()
+    rows = (Row(0, 7, 1, RowFlag.PICK),)
+    accounts.arrive(Frame(kind=FrameKind.RESULT, rows=rows), is_from_part=True)
+    accounts.timeline.wait()
+    clock.now_ns += 10**12
+    accounts.timeline.arrive(clock.now_ns)
+    assert spent(accounts.timeline) == (0, 0, 0, 0)
 
 
 def test_time_rests_between_sequences(clock: Clock) -> None:
