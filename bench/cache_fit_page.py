@@ -20,8 +20,8 @@ SIZE_INCHES = (8.0, 4.8)
 def tabulate(outcomes: Sequence[Outcome]) -> Table:
     """A row for each part and kind of pass."""
     headers = (
-        "precision", "tokens", "part MiB", "parts", "resident us", "in its turn us", "gain",
-        "predicted", "off by", "bound by",
+        "precision", "tokens", "part MiB", "parts", "resident us", "predicted us",
+        "in its turn us", "predicted us", "gain", "predicted", "off by", "bound by",
     )  # fmt: skip
     rows = [
         (
@@ -30,7 +30,9 @@ def tabulate(outcomes: Sequence[Outcome]) -> Table:
             outcome.part_bytes / MIB,
             outcome.num_parts,
             1e6 * spread(outcome.resident_s).median,
+            1e6 * outcome.predicted_resident_s,
             1e6 * spread(outcome.chained_s).median,
+            1e6 * outcome.predicted_chained_s,
             str(outcome.gain),
             outcome.predicted_gain,
             f"{outcome.error:+.0%}",
