@@ -345,3 +345,15 @@ def test_however_frames_and_picks_meet_each_frame_is_computed_once_with_its_toke
     assert not course.machine._picked._tokens
     assert not course.machine._waiting
     assert not course.machine.has_sequences
+
+
+def test_a_part_says_which_step_it_holds_and_whether_that_lacks_picks() -> None:
+    machine = serving()
+    assert (machine.oldest_step, machine.waits_for_picks) == (0, False)
+    machine.handle(Received(prompt := msgspec.structs.replace(forward(ASKS), step=4)))
+    machine.handle(Received(msgspec.structs.replace(forward(FOLLOWER), step=5)))
+    assert (machine.oldest_step, machine.waits_for_picks) == (4, False)
+    machine.handle(Computed(prompt, ()))
+    assert (machine.oldest_step, machine.waits_for_picks) == (5, True)
+    machine.handle(Received(picks(ASKS)))
+    assert (machine.oldest_step, machine.waits_for_picks) == (5, False)

@@ -376,8 +376,15 @@ class Coordinator:
                     f"{who} does not answer {where}: nothing for {self._step_s + ANSWER_S:g} s;"
                     " is its host alive?"
                 )
-            if pong.finished_step < step:
-                doing = "computes" if pong.received_step >= step else "still waits for its input"
+            is_held = 0 < pong.oldest_step <= step
+            if is_held and pong.waits_for_picks:
+                last = self._parts[-1].part
+                return DeadlineExceeded(
+                    f"{who} waits {where} for what {last.name} on server {last.server!r} picked:"
+                    " can the one reach the other?"
+                )
+            if is_held or pong.received_step < step:
+                doing = "computes" if is_held else "still waits for its input"
                 return DeadlineExceeded(
                     f"{who} {doing} {where} after {self._step_s:g} s: give it fewer layers, or a"
                     " longer --step-timeout"

@@ -178,6 +178,17 @@ class PartMachine:
         return self._computing is not None
 
     @property
+    def oldest_step(self) -> int:
+        """The least step that was taken and is not finished; 0: there is none."""
+        frames = [self._computing] if self._computing else []
+        return min((frame.step for frame in (*frames, *self._waiting)), default=0)
+
+    @property
+    def waits_for_picks(self) -> bool:
+        """Whether frames wait although nothing is computed: their tokens are still to be picked."""
+        return self._computing is None and bool(self._waiting)
+
+    @property
     def has_sequences(self) -> bool:
         """Whether it holds any that is not released."""
         return bool(self._positions)

@@ -214,6 +214,8 @@ class PartServer:
             clock_ns=time.monotonic_ns(),
             received_step=self._machine.received_step,
             finished_step=self._machine.finished_step,
+            oldest_step=self._machine.oldest_step,
+            waits_for_picks=self._machine.waits_for_picks,
         )
 
     def _tell(self, message: Message) -> None:

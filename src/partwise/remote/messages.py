@@ -83,13 +83,17 @@ class Ping(Message, frozen=True, kw_only=True):
 
 
 class Pong(Message, frozen=True, kw_only=True):
-    """The answer, with the clock of the answering server and the last step it took in."""
+    """The answer, with the clock of the answering server and where its steps stand: the last one
+    taken, the last one finished, the oldest that is not (0: none), and whether that one lacks
+    tokens that are still to be picked."""
 
     number: int
     sent_ns: int
     clock_ns: int
     received_step: int
     finished_step: int
+    oldest_step: int = 0
+    waits_for_picks: bool = False
 
 
 class GetStats(Message, frozen=True, kw_only=True):
