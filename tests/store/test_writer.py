@@ -13,7 +13,7 @@ import pytest
 
 from partwise.compress.blocks import dequantize, quantize
 from partwise.errors import DigestMismatch, StoreError
-from partwise.store import Store, list_versions, new_version
+from partwise.store import Store, list_versions, location, new_version
 from partwise.store import writer as writer_module
 
 WEIGHT = np.random.default_rng(0).normal(size=(12, 96)).astype(np.float32)
@@ -118,6 +118,28 @@ def test_a_crash_between_shards_and_manifest_leaves_the_versions_before(model: P
     # What it left is removed by the next writer, which takes its number.
     assert commit(model) == 2
     assert [manifest.version for manifest in list_versions(model)] == [1, 2]
+
+
+def test_a_number_is_one_versions_in_every_place_where_readers_look(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert commit(model) == 1
+    # As another user of the model has it, who may not write beside it.
+    *_, cache = location.roots_of(model)
+    (cache / "versions").mkdir(parents=True)
+    versions = model / ".partwise" / "versions"
+    (versions / "00000001").rename(cache / "versions" / "00000001")
+    assert commit(model) == 2
+    assert [manifest.version for manifest in list_versions(model)] == [1, 2]
+
+
+def test_a_user_without_a_home_directory_can_write_beside_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("~")))
+    assert (commit(model), commit(model)) == (1, 2)
 
 
 def test_two_writers_at_once_make_two_versions(model: Path) -> None:

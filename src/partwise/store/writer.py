@@ -25,7 +25,7 @@ from partwise.errors import StoreError
 from partwise.model.safetensors_file import read_file_header
 from partwise.store.digests import BLOCK_BYTES, DigestBook
 from partwise.store.durable import locked, replace_file, sync_folder
-from partwise.store.location import version_folder
+from partwise.store.location import last_number, version_folder
 from partwise.store.manifest import (
     MANIFEST_NAME,
     Derivation,
@@ -166,8 +166,7 @@ def new_version(model: Path, source: Store) -> Iterator[VersionWriter]:
     with locked(root):
         _remove_abandoned(root)
         # One more than the last folder, committed or not: a number is never given to two.
-        numbers = [int(path.name) for path in root.iterdir() if path.name.isdigit()]
-        folder = root / f"{max(numbers, default=0) + 1:08d}"
+        folder = root / f"{last_number(model) + 1:08d}"
         token = secrets.token_hex(16)
         lifeline = _claim(folder, token)
     try:
