@@ -15,6 +15,8 @@ from pathlib import Path
 
 from partwise.errors import StoreError
 
+LAST_NAME = "last"
+"""Beside the version folders: the last number that was given, for its folder may be removed."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -52,7 +54,7 @@ def roots_of(model: Path) -> Iterator[Path]:
 
 
 def last_number(model: Path) -> int:
-    """The highest number that a version folder of ``model`` has, wherever it is: readers look in
+    """The highest number that a version of ``model`` was given, wherever it is: readers look in
     all these places, so that a number has to be one version's in all of them. 0: there is none.
 
     A user without a home directory has but the first place. Caches of other users are not seen,
@@ -63,7 +65,16 @@ def last_number(model: Path) -> int:
         for root in roots_of(model):
             folders = (root / "versions").glob("[0-9]*")
             numbers += [int(folder.name) for folder in folders if folder.name.isdecimal()]
+            numbers.append(_read_number(root / "versions" / LAST_NAME))
     return max(numbers)
+
+
+def _read_number(path: Path) -> int:
+    """Folders tell what a file that is missing or torn does not, but for removed ones."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _beside(model: Path) -> Path:
