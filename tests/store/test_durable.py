@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from partwise.errors import StoreError
-from partwise.store.durable import locked, replace_file
+from partwise.store.durable import locked, replace_file, sync_folder
 
 # Python 3.12 warns of fork where a framework has started threads; these children use none.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -65,3 +65,8 @@ def test_a_killed_writer_leaves_neither_a_lock_nor_half_a_file(tmp_path: Path) -
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot write .*missing/data \(3 bytes\)"):
         replace_file(tmp_path / "missing" / "data", b"new")
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot sync the folder .*missing: No such file"):
+        sync_folder(tmp_path / "missing")

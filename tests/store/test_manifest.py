@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from partwise.errors import DamagedModel, ModelError, StoreError
-from partwise.store import Store
+from partwise.store import Store, new_version
 from partwise.store.manifest import encode_manifest, read_manifest, refer_to
 
 
@@ -79,6 +79,20 @@ def test_an_invalid_manifest_is_an_error_with_advice(
     (store.location / "manifest.json").write_bytes(content)
     with pytest.raises(StoreError, match=rf"{message}.*delete the folder"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"format": 1, "vers', b'{"format": 7}'])
+def test_a_later_versions_manifest_is_not_said_to_be_made_again(
+    tmp_path: Path, write_model, content: bytes
+) -> None:
+    write_model(tmp_path, {"a": np.zeros(8, np.float32)})
+    with Store.open(tmp_path) as source, new_version(tmp_path, source) as writer:
+        writer.keep("a")
+        writer.commit("a recipe", {})
+    (tmp_path / ".partwise" / "versions" / "00000001" / "manifest.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"restore it from a copy, .*compress again") as caught:
+        Store.open(tmp_path, 1)
+    assert "made again" not in str(caught.value)
 
 
 def test_opening_a_directory_without_a_model_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from partwise.compress.blocks import dequantize, quantize
 from partwise.errors import DigestMismatch, StoreError
-from partwise.store import Store, list_versions, new_version
+from partwise.store import Store, list_versions, location, new_version
 from partwise.store import writer as writer_module
 
 WEIGHT = np.random.default_rng(0).normal(size=(12, 96)).astype(np.float32)
@@ -115,9 +115,32 @@ def test_a_crash_between_shards_and_manifest_leaves_the_versions_before(model: P
     assert [manifest.version for manifest in list_versions(model)] == [1]
     with Store.open(model, 1) as store:
         np.testing.assert_array_equal(store.read("w"), dequantize(QUANTIZED))
-    # What it left is removed by the next writer, which takes its number.
+    # What it left is removed by the next writer, which does not take its number.
+    assert commit(model) == 3
+    assert folders(model) == ["00000000", "00000001", "00000003"]
+    assert [manifest.version for manifest in list_versions(model)] == [1, 3]
+
+
+def test_a_number_is_one_versions_in_every_place_where_readers_look(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert commit(model) == 1
+    # As another user of the model has it, who may not write beside it.
+    *_, cache = location.roots_of(model)
+    (cache / "versions").mkdir(parents=True)
+    versions = model / ".partwise" / "versions"
+    (versions / "00000001").rename(cache / "versions" / "00000001")
     assert commit(model) == 2
     assert [manifest.version for manifest in list_versions(model)] == [1, 2]
+
+
+def test_a_user_without_a_home_directory_can_write_beside_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("~")))
+    assert (commit(model), commit(model)) == (1, 2)
 
 
 def test_two_writers_at_once_make_two_versions(model: Path) -> None:
@@ -139,6 +162,48 @@ def test_a_writer_whose_folder_was_given_to_another_cannot_commit(model: Path) -
         with pytest.raises(StoreError, match="was taken from this writer"):
             writer.commit("a recipe", {})
     assert list_versions(model) == []
+
+
+@pytest.mark.parametrize("step", ["write", "commit", "leave"])
+def test_a_writer_that_was_thought_dead_leaves_its_successors_version_whole(
+    model: Path, step: str
+) -> None:
+    versions = model / ".partwise" / "versions"
+    with Store.open(model) as source, new_version(model, source) as first:
+        first.write("layer-0", {"w": np.zeros((2, 2), np.float32)})
+        # As where a network file system gave up its lock: the next writer gets it.
+        (versions / "00000001" / "lock").unlink()
+        with new_version(model, source) as second:
+            assert second.version == 2
+            second.write("layer-0", {"w": QUANTIZED})
+            second.keep("n")
+            if step == "write":
+                with pytest.raises(StoreError, match="version 1 was taken from this writer"):
+                    first.write("layer-0", {"w": np.zeros((2, 2), np.float32)})
+            if step == "commit":
+                with pytest.raises(StoreError, match="version 1 was taken from this writer"):
+                    first.commit("the first", {})
+            second.commit("the second", {})
+    assert folders(model) == ["00000000", "00000002"]
+    with Store.open(model, 2) as store:
+        np.testing.assert_array_equal(store.read("w"), dequantize(QUANTIZED))
+        assert store.read("n").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_folder_of_a_successor_is_not_removed(model: Path) -> None:
+    folder = model / ".partwise" / "versions" / "00000001"
+    with Store.open(model) as source, new_version(model, source):
+        (folder / writer_module.CLAIM_NAME).write_text("another")
+    assert (folder / writer_module.CLAIM_NAME).read_text() == "another"
+
+
+def test_a_number_is_not_given_again_when_its_folder_is_gone(model: Path) -> None:
+    with Store.open(model) as source:
+        for number in (1, 2):
+            with new_version(model, source) as writer:
+                assert writer.version == number
+    assert folders(model) == ["00000000"]
+    assert commit(model) == 3
 
 
 def test_a_full_disk_leaves_the_versions_before(

@@ -6,6 +6,7 @@ once per opening; two users of one model may so have a folder each.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from partwise.errors import StoreError
 
+LAST_NAME = "last"
+"""Beside the version folders: the last number that was given, for its folder may be removed."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -48,6 +51,30 @@ def roots_of(model: Path) -> Iterator[Path]:
     """
     yield _beside(model)
     yield _in_cache(model)
+
+
+def last_number(model: Path) -> int:
+    """The highest number that a version of ``model`` was given, wherever it is: readers look in
+    all these places, so that a number has to be one version's in all of them. 0: there is none.
+
+    A user without a home directory has but the first place. Caches of other users are not seen,
+    neither here nor by readers.
+    """
+    numbers = [0]
+    with contextlib.suppress(StoreError):
+        for root in roots_of(model):
+            folders = (root / "versions").glob("[0-9]*")
+            numbers += [int(folder.name) for folder in folders if folder.name.isdecimal()]
+            numbers.append(_read_number(root / "versions" / LAST_NAME))
+    return max(numbers)
+
+
+def _read_number(path: Path) -> int:
+    """Folders tell what a file that is missing or torn does not, but for removed ones."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _beside(model: Path) -> Path:

@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises:
         StoreError: the file cannot be read, or is not a manifest that this partwise reads.
     """
-    advice = f"delete the folder {path.parent}: it is made again from the model's headers"
+    advice = _advise(path.parent)
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
@@ -117,6 +117,17 @@ def read_manifest(path: Path) -> Manifest | None:
             f"{path} has format {manifest.format}, this partwise reads {MANIFEST_FORMAT}: {advice}"
         )
     return manifest
+
+
+def _advise(folder: Path) -> str:
+    """What to do about a manifest that is of no use: only version 0's can be made again."""
+    if folder.name.isdecimal() and int(folder.name):
+        return (
+            "nothing else says where this version's weights lie; restore it from a copy, or"
+            f" delete the folder {folder}, which is the version (those made from it may refer to"
+            " its files), and compress again"
+        )
+    return f"delete the folder {folder}: it is made again from the model's headers"
 
 
 def refer_to(model: Path) -> Manifest:

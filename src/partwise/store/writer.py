@@ -2,8 +2,9 @@
 
 The version exists when its manifest does. Shards and digests are written and synced before, to a
 folder that its writer has claimed; the manifest follows by an atomic rename, under the lock of
-all versions, and only if the claim is still the writer's own: the token in the folder fences off a
-writer that was taken for dead. Existing versions are never touched.
+all versions. The token in the folder fences off a writer that was taken for dead: it compares its
+claim before it writes, commits or removes anything, and no number is given twice, so that its
+successor has another folder. Existing versions are never touched.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from partwise.errors import StoreError
 from partwise.model.safetensors_file import read_file_header
 from partwise.store.digests import BLOCK_BYTES, DigestBook
 from partwise.store.durable import locked, replace_file, sync_folder
-from partwise.store.location import version_folder
+from partwise.store.location import LAST_NAME, last_number, version_folder
 from partwise.store.manifest import (
     MANIFEST_NAME,
     Derivation,
@@ -81,8 +82,9 @@ class VersionWriter:
         their inputs first where the model uses them.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: it cannot be written, or the folder was taken from this writer.
         """
+        self._check_claim()
         arrays: dict[str, NDArray[Any]] = {}
         for name, value in parameters.items():
             if isinstance(value, Quantized):
@@ -118,7 +120,7 @@ class VersionWriter:
         """Make the version exist. ``config`` are values that differ from its source's.
 
         Raises:
-            StoreError: it cannot be written, or another writer was given its folder.
+            StoreError: it cannot be written, or the folder was taken from this writer.
         """
         parent = self._source.manifest
         inherited = parent.derivation.config if parent.derivation else {}
@@ -134,6 +136,7 @@ class VersionWriter:
                 quantized=self._quantized,
             ),
         )
+        self._check_claim()
         sync_folder(self._folder)
         with locked(self._folder.parent):
             self._check_claim()
@@ -142,15 +145,10 @@ class VersionWriter:
         return manifest
 
     def _check_claim(self) -> None:
-        path = self._folder / CLAIM_NAME
-        try:
-            found = path.read_text()
-        except OSError:
-            found = ""
-        if found != self._token:
+        if not _has_claim(self._folder, self._token):
             raise StoreError(
                 f"version {self.version} was taken from this writer, which was thought dead:"
-                " nothing was written; compress again"
+                " it does not exist; compress again"
             )
 
 
@@ -164,18 +162,27 @@ def new_version(model: Path, source: Store) -> Iterator[VersionWriter]:
     """
     root = version_folder(model, 0).parent
     with locked(root):
+        # On record before anything is removed or made: a number is never given to two.
+        number = last_number(model) + 1
+        replace_file(root / LAST_NAME, str(number).encode())
         _remove_abandoned(root)
-        # One more than the last folder, committed or not: a number is never given to two.
-        numbers = [int(path.name) for path in root.iterdir() if path.name.isdigit()]
-        folder = root / f"{max(numbers, default=0) + 1:08d}"
+        folder = root / f"{number:08d}"
         token = secrets.token_hex(16)
         lifeline = _claim(folder, token)
     try:
         yield VersionWriter(model, source, folder, token)
     finally:
-        if not (folder / MANIFEST_NAME).exists():
+        if _has_claim(folder, token) and not (folder / MANIFEST_NAME).exists():
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lifeline)
+
+
+def _has_claim(folder: Path, token: str) -> bool:
+    """Whether the folder is still that of the writer with ``token``."""
+    try:
+        return (folder / CLAIM_NAME).read_text() == token
+    except OSError:
+        return False
 
 
 def _claim(folder: Path, token: str) -> int:
