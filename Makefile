@@ -35,7 +35,7 @@ $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "partwise needs Python 3.11 or newer: set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv 2>/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
 	@echo 'installing partwise and its dependencies into .venv (minutes the first time)' >&2
-	@$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[dev]'
+	@$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 model: $(MODEL)/source.json
