@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from partwise.cli.compressing import steps as steps_module
 from partwise.cli.main import main
 from partwise.compress.recipe import Recipe, climb
 from partwise.distributor.reduction import name_reduction
+from partwise.errors import StoreError
 from partwise.store import Store, list_versions, open_version
 
 Run = Callable[..., tuple[int, str, str]]
@@ -145,6 +147,36 @@ def test_a_version_is_compressed_further(
         assert store.manifest.derivation.recipe.startswith(
             "fp32 without 40 % of the MLP units; then"
         )
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(StoreError("the disk is full"), "the disk is full"), (KeyboardInterrupt(), "")],
+)
+def test_steps_that_were_finished_are_reported_when_a_later_one_fails(
+    run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
+    form: tuple[str, ...], error: BaseException, said: str,
+) -> None:  # fmt: skip
+    original = steps_module.compress
+
+    def compress(path: Path, model: Any, source: Any, recipe: Recipe, *rest: Any) -> Any:
+        if recipe.bits == 4:
+            raise error
+        return original(path, model, source, recipe, *rest)
+
+    monkeypatch.setattr(steps_module, "compress", compress)
+    code, out, err = run("compress", model, "--ladder", "--calibration", text, *form)
+    assert code != 0
+    assert said in err
+    assert "use it" not in err
+    if form:
+        document = json.loads(out)
+        assert [step["step"] for step in document["steps"]] == ["int8"]
+        assert not document["is_complete"]
+    else:
+        assert "version 1: int8" in out
+        assert "finished before the run ended early" in out
 
 
 @pytest.mark.parametrize(

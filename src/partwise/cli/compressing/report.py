@@ -64,9 +64,15 @@ def describe_step(step: Step) -> dict[str, Any]:
 
 
 def describe(
-    model: Model, source: str, texts: Texts, steps: Sequence[Step], buffers: list[dict[str, Any]]
+    model: Model,
+    source: str,
+    texts: Texts,
+    steps: Sequence[Step],
+    buffers: list[dict[str, Any]],
+    *,
+    is_complete: bool = True,
 ) -> dict[str, Any]:
-    """The report as a JSON document."""
+    """The report as a JSON document. Where it is not ``is_complete``, a later step failed."""
     return {
         "model": model.name,
         "source": source,
@@ -77,6 +83,7 @@ def describe(
         "num_calibration_tokens": sum(map(len, texts.calibration)),
         "num_evaluated_tokens": texts.num_evaluated,
         "claimed_loss": CLAIMED_LOSS,
+        "is_complete": is_complete,
         "steps": [describe_step(step) for step in steps],
         "buffers": buffers,
     }
@@ -113,6 +120,9 @@ def render(document: dict[str, Any]) -> str:
         f" {document['source_perplexity']:.3f} on {document['num_evaluated_tokens']:,} tokens"
         f" of {document['text']} that calibration did not see"
     )
-    return "\n".join(
-        (format_table(HEADERS, rows), "", origin, *ways, "", render_buffers(document["buffers"]))
-    )
+    lines = [format_table(HEADERS, rows), "", origin, *ways]
+    if not document["is_complete"]:
+        lines.append("these steps were finished before the run ended early")
+    if document["buffers"]:
+        lines += ["", render_buffers(document["buffers"])]
+    return "\n".join(lines)
