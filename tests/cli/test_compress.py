@@ -12,6 +12,7 @@ import pytest
 
 from partwise.cli.compressing import steps as steps_module
 from partwise.cli.main import main
+from partwise.compress.accuracy import Outputs
 from partwise.compress.recipe import Recipe, climb
 from partwise.distributor.reduction import name_reduction
 from partwise.errors import StoreError
@@ -147,6 +148,29 @@ def test_a_version_is_compressed_further(
         assert store.manifest.derivation.recipe.startswith(
             "fp32 without 40 % of the MLP units; then"
         )
+
+
+def test_a_version_that_is_broken_is_said_to_be(
+    run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = steps_module.run_to_head
+
+    def run_to_head(path: Path, version: int, *rest: Any) -> Outputs:
+        outputs = original(path, version, *rest)
+        factor = 1e6 if version else 1.0
+        return Outputs(states=[factor * state for state in outputs.states], head=outputs.head)
+
+    monkeypatch.setattr(steps_module, "run_to_head", run_to_head)
+    words = ("compress", model, "--int8", "--calibration", text)
+    code, out, err = run(*words)
+    assert code == 0
+    assert " broken " in out.splitlines()[2]
+    assert "broken: what it predicts has no finite perplexity" in out
+    assert "use it" not in err
+    code, out, _ = run(*words, "--json")
+    (step,) = json.loads(out, parse_constant=pytest.fail)["steps"]
+    assert (step["perplexity"], step["is_broken"]) == (None, True)
+    assert not step["is_within_claimed_loss"]
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from partwise.cli.compressing.buffers import describe_buffers
     from partwise.cli.compressing.report import describe, name_source, render
     from partwise.cli.compressing.steps import Steps
+    from partwise.cli.format import format_json
     from partwise.cli.progress import Progress
     from partwise.compress.text import WINDOW_TOKENS, read_text, split_text
     from partwise.engine.text import Text
@@ -91,14 +91,16 @@ def run(args: argparse.Namespace) -> int:
     document = describe(
         steps.model, name_source(path), texts, taken, buffers, is_complete=failure is None
     )
-    print(json.dumps(document, indent=1) if args.json else render(document))
+    print(format_json(document) if args.json else render(document))
     if failure is not None:
         sys.stdout.flush()
         raise failure
-    newest = taken[-1].made.manifest.version
-    print(
-        f"use it: partwise generate {args.model} PROMPT --model-version {newest}", file=sys.stderr
-    )
+    whole = [step.made.manifest.version for step in taken if not step.accuracy.is_broken]
+    if whole:
+        print(
+            f"use it: partwise generate {args.model} PROMPT --model-version {whole[-1]}",
+            file=sys.stderr,
+        )
     return 0
 
 
