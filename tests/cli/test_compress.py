@@ -130,7 +130,9 @@ def test_the_table_names_the_source_and_every_step(
     code, out, err = run("compress", model, "--int8", "--asymmetric", "--calibration", text)
     assert code == 0
     assert "source: model version 0, dequantised Q4_1," in out
-    assert "version 1: int8, search, asymmetric blocks of 32; 44 matrices int8 nearest" in out
+    assert "version 1: int8, search, asymmetric blocks of 32; " in out
+    assert "; 1 matrices int8 nearest" in out
+    assert "; 43 matrices int8 searched" in out
     assert "--model-version 1" in err
     assert "measuring the source" in err
 
