@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from partwise.cli.compressing import steps as steps_module
 from partwise.cli.main import main
+from partwise.compress.accuracy import Outputs
 from partwise.compress.recipe import Recipe, climb
 from partwise.distributor.reduction import name_reduction
+from partwise.errors import StoreError
 from partwise.store import Store, list_versions, open_version
 
 Run = Callable[..., tuple[int, str, str]]
@@ -127,7 +130,9 @@ def test_the_table_names_the_source_and_every_step(
     code, out, err = run("compress", model, "--int8", "--asymmetric", "--calibration", text)
     assert code == 0
     assert "source: model version 0, dequantised Q4_1," in out
-    assert "version 1: int8, search, asymmetric blocks of 32; 44 matrices int8 nearest" in out
+    assert "version 1: int8, search, asymmetric blocks of 32; " in out
+    assert "; 1 matrices int8 nearest" in out
+    assert "; 43 matrices int8 searched" in out
     assert "--model-version 1" in err
     assert "measuring the source" in err
 
@@ -145,6 +150,59 @@ def test_a_version_is_compressed_further(
         assert store.manifest.derivation.recipe.startswith(
             "fp32 without 40 % of the MLP units; then"
         )
+
+
+def test_a_version_that_is_broken_is_said_to_be(
+    run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = steps_module.run_to_head
+
+    def run_to_head(path: Path, version: int, *rest: Any) -> Outputs:
+        outputs = original(path, version, *rest)
+        factor = 1e6 if version else 1.0
+        return Outputs(states=[factor * state for state in outputs.states], head=outputs.head)
+
+    monkeypatch.setattr(steps_module, "run_to_head", run_to_head)
+    words = ("compress", model, "--int8", "--calibration", text)
+    code, out, err = run(*words)
+    assert code == 0
+    assert " broken " in out.splitlines()[2]
+    assert "broken: what it predicts has no finite perplexity" in out
+    assert "use it" not in err
+    code, out, _ = run(*words, "--json")
+    (step,) = json.loads(out, parse_constant=pytest.fail)["steps"]
+    assert (step["perplexity"], step["is_broken"]) == (None, True)
+    assert not step["is_within_claimed_loss"]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(StoreError("the disk is full"), "the disk is full"), (KeyboardInterrupt(), "")],
+)
+def test_steps_that_were_finished_are_reported_when_a_later_one_fails(
+    run: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
+    form: tuple[str, ...], error: BaseException, said: str,
+) -> None:  # fmt: skip
+    original = steps_module.compress
+
+    def compress(path: Path, model: Any, source: Any, recipe: Recipe, *rest: Any) -> Any:
+        if recipe.bits == 4:
+            raise error
+        return original(path, model, source, recipe, *rest)
+
+    monkeypatch.setattr(steps_module, "compress", compress)
+    code, out, err = run("compress", model, "--ladder", "--calibration", text, *form)
+    assert code != 0
+    assert said in err
+    assert "use it" not in err
+    if form:
+        document = json.loads(out)
+        assert [step["step"] for step in document["steps"]] == ["int8"]
+        assert not document["is_complete"]
+    else:
+        assert "version 1: int8" in out
+        assert "finished before the run ended early" in out
 
 
 @pytest.mark.parametrize(

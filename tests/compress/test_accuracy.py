@@ -57,3 +57,16 @@ def test_the_spread_is_the_standard_error_over_windows() -> None:
     assert math.exp(sum(logs) / 3) == pytest.approx(accuracy.perplexity_ratio, rel=1e-6)
     expected = float(np.std(logs, ddof=1)) / math.sqrt(3) * accuracy.perplexity_ratio
     assert accuracy.ratio_spread == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("factor", [1e4, np.nan])
+def test_a_version_that_predicts_nonsense_is_broken_and_no_error(factor: float) -> None:
+    source = random_outputs(1)
+    version = Outputs(states=[s * np.float32(factor) for s in source.states], head=source.head)
+    accuracy = compare(source, version, WINDOWS)
+    assert accuracy.is_broken
+    assert not math.isfinite(accuracy.perplexity)
+    assert math.isnan(accuracy.ratio_spread)
+    assert not compare(source, source, WINDOWS).is_broken
+    # The other way round the ratios are 0 or no numbers.
+    assert math.isnan(compare(version, source, WINDOWS).ratio_spread)

@@ -11,7 +11,8 @@ import pytest
 from partwise.compress.accuracy import Accuracy, compare
 from partwise.compress.blocks import dequantize, quantize
 from partwise.compress.compressor import Made
-from partwise.compress.recipe import Recipe
+from partwise.compress.encoder import Encoder
+from partwise.compress.recipe import Method, Recipe
 from partwise.errors import CompressionError
 from partwise.part.torch.outputs import run_to_head
 from partwise.store import Store, list_versions, open_version
@@ -163,3 +164,16 @@ def test_a_model_on_a_grid_is_encoded_again_without_loss(
     first, second = (run_to_head(llama, v, windows[:2], lambda a, b: None) for v in (1, 2))
     for state, other in zip(first.states, second.states, strict=True):
         np.testing.assert_allclose(state, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "way", "default"), [(4, "nearest", "rtn"), (8, "searched", "search")]
+)
+def test_a_matrix_without_a_grid_is_rounded_as_its_bits_are_by_default(
+    bits: int, way: str, default: Method
+) -> None:
+    weight = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    grid, plain = (Encoder(Recipe(bits=bits, method=method)) for method in ("grid", default))
+    ours, theirs = grid.encode(weight, None), plain.encode(weight, None)
+    np.testing.assert_array_equal(ours.packed, theirs.packed)
+    assert grid.ways == plain.ways == {f"int{bits} {way}": 1}

@@ -49,3 +49,6 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(CompressionError, match="is not UTF-8 text"):
         read_text(tmp_path / "bytes")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(CompressionError, match=r"calibration text .*empty is empty: give a longer"):
+        read_text(tmp_path / "empty")

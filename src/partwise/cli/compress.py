@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from partwise.cli.version import add_version, check_version
 from partwise.errors import UsageError
 
 if TYPE_CHECKING:
+    from partwise.cli.compressing.steps import Step
     from partwise.compress.recipe import Recipe
 
 NAME = "compress"
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the versions, with progress on stderr, and print the report."""
+    """Make the versions, with progress on stderr, and print the report: of a run that fails or
+    is interrupted, that of the steps that were finished."""
     check_version(args.model_version)
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from partwise.cli.compressing.buffers import describe_buffers
     from partwise.cli.compressing.report import describe, name_source, render
     from partwise.cli.compressing.steps import Steps
+    from partwise.cli.format import format_json
     from partwise.cli.progress import Progress
     from partwise.compress.text import WINDOW_TOKENS, read_text, split_text
     from partwise.engine.text import Text
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     path = args.model.resolve()
     version = args.model_version or 0
+    taken: list[Step] = []
     with Progress() as progress:
         if args.threads is not None:
             import torch
@@ -81,14 +84,23 @@ def run(args: argparse.Namespace) -> int:
         window_tokens = min(WINDOW_TOKENS, open_version(path, version).context_tokens)
         texts = split_text(source, text, Text(path).encode, window_tokens=window_tokens)
         steps = Steps(path, version, texts, progress)
-        taken = list(steps.run(recipes))
-    buffers = describe_buffers(steps.model, steps.config)
-    document = describe(steps.model, name_source(path), texts, taken, buffers)
-    print(json.dumps(document, indent=1) if args.json else render(document))
-    newest = taken[-1].made.manifest.version
-    print(
-        f"use it: partwise generate {args.model} PROMPT --model-version {newest}", file=sys.stderr
+        failure = steps.run_into(taken, recipes)
+    if failure is not None and not taken:
+        raise failure
+    buffers = describe_buffers(steps.model, steps.config) if failure is None else []
+    document = describe(
+        steps.model, name_source(path), texts, taken, buffers, is_complete=failure is None
     )
+    print(format_json(document) if args.json else render(document))
+    if failure is not None:
+        sys.stdout.flush()
+        raise failure
+    whole = [step.made.manifest.version for step in taken if not step.accuracy.is_broken]
+    if whole:
+        print(
+            f"use it: partwise generate {args.model} PROMPT --model-version {whole[-1]}",
+            file=sys.stderr,
+        )
     return 0
 
 

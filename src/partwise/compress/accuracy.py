@@ -46,7 +46,8 @@ class Accuracy:
     ``perplexity`` of the text, ``source_perplexity`` likewise; ``kl`` is the mean divergence of
     the version's next-token distribution from the source's, in nats; ``top1_agreement`` the share
     of tokens for which both have the same favourite. ``window_ratios`` are the perplexity over
-    the source's, window by window.
+    the source's, window by window. A loss whose exponential no float holds gives infinity, and a
+    version that predicts no numbers NaN: it ``is_broken``.
     """
 
     perplexity: float
@@ -56,13 +57,21 @@ class Accuracy:
     window_ratios: tuple[float, ...]
 
     @property
+    def is_broken(self) -> bool:
+        """Whether there is no figure for what the version costs."""
+        return not (math.isfinite(self.perplexity) and math.isfinite(self.kl))
+
+    @property
     def perplexity_ratio(self) -> float:
         """Over the source's."""
         return self.perplexity / self.source_perplexity
 
     @property
     def ratio_spread(self) -> float:
-        """The standard error of the ratio, from the windows' differences."""
+        """The standard error of the ratio, from the windows' differences; NaN where they give
+        none."""
+        if not all(0 < ratio < math.inf for ratio in self.window_ratios):
+            return math.nan
         logs = [math.log(ratio) for ratio in self.window_ratios]
         if len(logs) < 2:
             return math.nan
@@ -84,17 +93,23 @@ def compare(
     source: Predictions, version: Predictions, windows: Sequence[Sequence[int]]
 ) -> Accuracy:
     """The accuracy of ``version`` on ``windows`` of token ids."""
-    rows = [_compare_window(source, version, i, ids) for i, ids in enumerate(windows)]
+    with np.errstate(over="ignore", invalid="ignore"):  # of broken versions: see `Accuracy`
+        rows = [_compare_window(source, version, i, ids) for i, ids in enumerate(windows)]
     num_tokens = sum(row.num_tokens for row in rows)
     return Accuracy(
-        perplexity=math.exp(sum(row.loss for row in rows) / num_tokens),
-        source_perplexity=math.exp(sum(row.source_loss for row in rows) / num_tokens),
+        perplexity=_exp(sum(row.loss for row in rows) / num_tokens),
+        source_perplexity=_exp(sum(row.source_loss for row in rows) / num_tokens),
         kl=sum(row.kl for row in rows) / num_tokens,
         top1_agreement=sum(row.num_agreeing for row in rows) / num_tokens,
-        window_ratios=tuple(
-            math.exp((row.loss - row.source_loss) / row.num_tokens) for row in rows
-        ),
+        window_ratios=tuple(_exp((row.loss - row.source_loss) / row.num_tokens) for row in rows),
     )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _compare_window(

@@ -6,6 +6,7 @@ Shapes: O outputs, I inputs.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,11 @@ class Encoder:
         for bits in sorted({self._bits, TABLE_BITS}) if recipe.rounding == "grid" else [self._bits]:
             if found := self._on_grid(weight_OI, bits):
                 return found
-        self.ways[f"int{self._bits} nearest"] += 1
-        fit = fit_grid if recipe.rounding == "rtn" else search_grid
+        # Without a grid of its own a matrix is rounded as these bits are by default.
+        chosen = replace(recipe, method=None) if recipe.rounding == "grid" else recipe
+        is_searched = chosen.rounding == "search"
+        self.ways[f"int{self._bits} {'searched' if is_searched else 'nearest'}"] += 1
+        fit = search_grid if is_searched else fit_grid
         grid = fit(weight_OI, bits=self._bits, block=recipe.block, is_symmetric=recipe.is_symmetric)
         return round_to(weight_OI, grid)
 

@@ -40,20 +40,25 @@ def read_text(file: Path | None) -> tuple[str, str]:
     """The name and the content of a text file, or of the text that ships with Python.
 
     Raises:
-        CompressionError: the file cannot be read, or is not UTF-8.
+        CompressionError: the file cannot be read, is not UTF-8, or is empty.
     """
     if file is None:
         from pydoc_data.topics import topics
 
         return BUILT_IN, "\n\n".join(topics[key] for key in sorted(topics))
     try:
-        return file.name, file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError as exc:
         raise CompressionError(
             f"cannot read the calibration text {file}: {exc.strerror}; give a UTF-8 text file"
         ) from exc
     except UnicodeDecodeError as exc:
         raise CompressionError(f"{file} is not UTF-8 text ({exc}): convert it") from exc
+    if not text.strip():
+        raise CompressionError(
+            f"the calibration text {file} is empty: give a longer file, or none for {BUILT_IN}"
+        )
+    return file.name, text
 
 
 def split_text(
@@ -76,7 +81,7 @@ def split_text(
     parts = text[:border], text[border:]
     counts = num_calibration, num_evaluation
     calibration, evaluation = (
-        _spread(source, encode(part), window_tokens, count)
+        _spread(source, encode(part) if part else (), window_tokens, count)
         for part, count in zip(parts, counts, strict=True)
     )
     return Texts(source=source, calibration=calibration, evaluation=evaluation)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +214,86 @@ def test_progress_ends_at_its_total(path: Path) -> None:
     assert seen[-1][0] == seen[-1][1]
     assert seen[-2][0] == seen[-2][1]
     assert sorted(seen[:-1]) == seen[:-1]
+
+
+def test_no_file_is_hashed_while_others_wait_for_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_runner(path)
+    (damaged,) = path.rglob("weights-*.data")
+    damaged.write_bytes(bytes(damaged.stat().st_size))  # as large as before
+    is_held = [False]
+    original = cache.locked
+
+    @contextlib.contextmanager
+    def locked(folder: Path) -> Iterator[None]:
+        with original(folder):
+            is_held[0] = True
+            yield
+        is_held[0] = False
+
+    def check(path: Path, file: cache.CachedFile, look: Any = cache._damage) -> str:
+        assert not is_held[0]
+        return look(path, file)
+
+    monkeypatch.setattr(cache, "locked", locked)
+    monkeypatch.setattr(cache, "_damage", check)
+    (note,) = open_runner(path).notes
+    assert "has a wrong digest: built again" in note
+    assert open_runner(path).notes == ()
+
+
+def test_the_graph_of_a_faster_start_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = build.build
+    faster: list[dict[Path, int]] = []
+
+    def build_late(*words: Any) -> cache.Record:
+        built = original(*words)
+        monkeypatch.undo()
+        before = data_files(path)
+        open_runner(path)
+        faster.append({file: i for file, i in data_files(path).items() if file not in before})
+        return built
+
+    monkeypatch.setattr(build, "build", build_late)
+    logits_of(open_runner(path))
+    assert faster == [data_files(path)]
+
+
+def test_a_built_file_that_is_gone_before_it_is_in_force_is_one_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = build.build
+
+    def build_in_vain(*words: Any) -> cache.Record:
+        built = original(*words)
+        next(path.rglob("weights-*.data")).unlink()
+        return built
+
+    monkeypatch.setattr(build, "build", build_in_vain)
+    with pytest.raises(StoreError, match=r"weights-.*cannot be read .* start again"):
+        open_runner(path)
+    assert list(path.rglob(RECORD_NAME)) == []
+
+
+def test_files_that_vanish_while_others_are_removed_are_no_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_runner(path)
+    (record,) = path.rglob(RECORD_NAME)
+    gone = path / ".partwise" / "versions" / "00000007" / "graphs" / record.parent.name
+    shutil.copytree(record.parent, gone)
+    shard = path / "model.safetensors"
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))  # so that it is built, and removes
+    original_glob, original_iterdir = Path.glob, Path.iterdir
+    monkeypatch.setattr(
+        Path, "glob", lambda folder, pattern: [*original_glob(folder, pattern), folder / "x.data"]
+        if pattern == "*.data" else original_glob(folder, pattern),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        Path, "iterdir", lambda folder: [*original_iterdir(folder), folder / "x.data"]
+        if folder == gone else original_iterdir(folder),
+    )  # fmt: skip
+    notes = open_runner(path).notes
+    assert any("were removed" in note for note in notes)
+    assert not gone.exists()

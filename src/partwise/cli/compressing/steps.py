@@ -66,6 +66,17 @@ class Steps:
         for recipe in recipes:
             yield self._take(recipe)
 
+    def run_into(self, taken: list[Step], recipes: Sequence[Recipe]) -> BaseException | None:
+        """As `run`, but add each step to ``taken`` when it is finished, and give what ended them
+        early (an error or an interrupt), to be raised when they are reported: their versions are
+        there, and took long."""
+        try:
+            for step in self.run(recipes):
+                taken.append(step)  # noqa: PERF402 - one by one: those before an error stay
+        except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001
+            return exc
+        return None
+
     def _take(self, recipe: Recipe) -> Step:
         start_s = time.perf_counter()
         with Store.open(self._path, self._version) as source:

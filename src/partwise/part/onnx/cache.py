@@ -9,8 +9,7 @@ server has mapped stay until it ends.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +20,8 @@ from partwise.part.onnx.stale import (
     DATA_SUFFIX,
     GRAPHS_NAME,
     RECORD_NAME,
-    STALE_S,
     Origin,
+    is_young,
     remove_stale,
 )
 from partwise.part.runner import RunnerOptions
@@ -82,14 +81,16 @@ class GraphCache:
         Raises:
             StoreError: it cannot be written, or the model cannot be read.
         """
-        found = self._find()
+        before = self._read()
+        found = self._check(before, _damage)
         if not isinstance(found, Record):
             if found:
                 self.notes.append(f"{self._options.part}'s graph {found}: built again")
             from partwise.part.onnx.build import build
 
             sources = list_sources(self._options)
-            found = self._adopt(build(self._options, self._rounding, self.folder, sources))
+            built = build(self._options, self._rounding, self.folder, sources)
+            found = self._adopt(built, before)
         self._remove_stale(found)
         return found
 
@@ -106,15 +107,14 @@ class GraphCache:
                 f" {freed_bytes / 1e6:,.1f} MB"
             )
 
-    def _find(self) -> Record | str:
-        """What is there, if it is of these weights and as it was written; else what is wrong
-        with it, which is nothing where there is none."""
-        record = self._read()
+    def _check(self, record: Record | str, look: Callable[[Path, CachedFile], str]) -> Record | str:
+        """``record`` if it is of these weights and ``look`` finds nothing wrong with its files;
+        else what is wrong, which is nothing where there is none."""
         if not isinstance(record, Record):
             return record
         if record.sources != list_sources(self._options):
             return "is of weights that have changed"
-        damages = (_damage(self.folder / file.name, file) for file in record.files)
+        damages = (look(self.folder / file.name, file) for file in record.files)
         return next(filter(None, damages), record)
 
     def _read(self) -> Record | str:
@@ -125,24 +125,38 @@ class GraphCache:
         except (OSError, msgspec.DecodeError) as exc:
             return f"in {self.folder} cannot be read ({exc})"
 
-    def _adopt(self, built: Record) -> Record:
-        """Put ``built`` in force, unless somebody else was faster; what is in force."""
+    def _adopt(self, built: Record, before: Record | str) -> Record:
+        """Put ``built`` in force instead of ``before``, unless somebody else was faster; what is
+        in force.
+
+        No file is read: others wait for the lock, and not for long. What somebody else has just
+        written is not suspect, but ``before`` is, however whole it looks.
+
+        Raises:
+            StoreError: a file of ``built`` is gone or cut short, or the record cannot be written.
+        """
         with locked(self.folder):
-            found, before = self._find(), self._read()
-            if isinstance(found, Record):  # its files may be open already, ours are not
-                self._remove([built], found)
-                return found
+            now = self._read()
+            if now != before and isinstance(self._check(now, _misfit), Record):
+                assert isinstance(now, Record)  # its files may be open already, ours are not
+                self._remove([built], now)
+                return now
+            damages = (_misfit(self.folder / file.name, file) for file in built.files)
+            if wrong := next(filter(None, damages), ""):
+                raise StoreError(
+                    f"{self._options.part}'s graph was built in {self.folder}, but {wrong} by now:"
+                    " see that nobody removes files there, and start again"
+                )
             replace_file(self.folder / RECORD_NAME, msgspec.json.encode(built))
-            self._remove([before] if isinstance(before, Record) else [], built)
+            self._remove([now] if isinstance(now, Record) else [], built)
             return built
 
     def _remove(self, records: Sequence[Record], kept: Record) -> None:
         """Remove the files of ``records``, and what was left behind by builds that were killed."""
         names = {file.name for record in records for file in record.files}
+        kept_names = {file.name for file in kept.files}
         for path in self.folder.glob(f"*{DATA_SUFFIX}"):
-            is_old = time.time() - path.stat().st_mtime > STALE_S
-            is_kept = any(path.name == file.name for file in kept.files)
-            if not is_kept and (is_old or path.name in names):
+            if path.name not in kept_names and (path.name in names or not is_young(path)):
                 remove_file(path)
 
 
@@ -192,3 +206,14 @@ def _damage(path: Path, file: CachedFile) -> str:
     except OSError as exc:
         return f"file {path.name} cannot be read ({exc.strerror})"
     return "" if hasher.hexdigest() == file.sha256 else f"file {path.name} has a wrong digest"
+
+
+def _misfit(path: Path, file: CachedFile) -> str:
+    """What is wrong with a file at a glance; empty if nothing is."""
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as exc:
+        return f"file {path.name} cannot be read ({exc.strerror})"
+    if num_bytes != file.num_bytes:
+        return f"file {path.name} has {num_bytes} bytes, not {file.num_bytes}"
+    return ""

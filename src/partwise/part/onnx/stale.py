@@ -65,7 +65,7 @@ def _is_stale(folder: Path, record: bytes, current: Origin) -> bool:
     try:
         found = msgspec.json.decode(record, type=Origin)
     except msgspec.DecodeError:
-        return not any(_is_young(path) for path in (folder, *folder.glob("*")))
+        return not any(is_young(path) for path in (folder, *folder.glob("*")))
     if found.builder > current.builder:
         return False
     is_older, is_other = found.builder < current.builder, found.model not in ("", current.model)
@@ -81,7 +81,7 @@ def _remove(folder: Path, record: bytes) -> int:
             return 0
         # The record first: a graph whose files go is none.
         paths.sort(key=lambda path: path.name != RECORD_NAME)
-        num_bytes = sum(path.stat().st_size for path in paths)
+        num_bytes = sum(map(_count_bytes, paths))
         for path in (*paths, folder / "lock"):
             path.unlink(missing_ok=True)
         folder.rmdir()
@@ -92,12 +92,21 @@ def _remove(folder: Path, record: bytes) -> int:
 def _is_building(paths: list[Path], record: bytes) -> bool:
     """Whether data is young that the record does not name."""
     return any(
-        path.suffix == DATA_SUFFIX and path.name.encode() not in record and _is_young(path)
+        path.suffix == DATA_SUFFIX and path.name.encode() not in record and is_young(path)
         for path in paths
     )
 
 
-def _is_young(path: Path) -> bool:
+def _count_bytes(path: Path) -> int:
+    """0 where the file is gone by now, as another start's temporary ones are."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def is_young(path: Path) -> bool:
+    """Whether a file is there and was written so lately that its build may be running."""
     try:
         return time.time() - path.stat().st_mtime < STALE_S
     except OSError:
