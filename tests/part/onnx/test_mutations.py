@@ -13,7 +13,7 @@ import pytest
 
 from oracle_comparison import BOUND, Comparison
 from partwise.launch.listening import make_onnx_runner
-from partwise.part.onnx import block, cache, layers, session
+from partwise.part.onnx import block, build, cache, layers, session
 from partwise.part.onnx.block import BlockWriter
 from partwise.part.onnx.kv import KvPool
 from partwise.part.onnx.shape import Shape
@@ -151,7 +151,8 @@ def test_the_comparison_fails_when_the_graph_is_broken(
     path = save_decoder(tmp_path, name)
     oracle.references(path, PROMPTS, MAX_TOKENS)
     mutate(monkeypatch)
-    monkeypatch.setattr(cache, "BUILDER_VERSION", -1)
+    for module in (build, cache):
+        monkeypatch.setattr(module, "BUILDER_VERSION", -1)
     setting = Setting(num_parts=2, make_runner=make_onnx_runner)
     comparison = oracle.compare(path, PROMPTS, MAX_TOKENS, setting)
     assert comparison.max_abs_difference > MARGIN * BOUND
