@@ -4,8 +4,8 @@ a host of its own, against its turn in a chain of parts far larger than the cach
 One thread. Parts are one block of a random llama each, of about 2 to 64 MiB, by the runner that
 the probe measures. A pass is one token, bound by reading, or a prompt of PROMPT_ROWS, bound by
 computing. Both sides are measured in turn in several rounds and stand beside the cost model, for
-which this machine is probed first. Run with its default arguments it also brings
-docs/experiments/cache-fit.md up to date.
+which this machine is probed first. `cache_fit_page.py` brings docs/experiments/cache-fit.md up to
+date.
 
     python bench/cache_fit.py [--precisions fp32,int8,int4] [--rounds N] [--host FILE]
 """
@@ -17,15 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from block_chain import choose_width, cut_chain, save_chain
-from cache_fit_page import tabulate, write_page
-from harness import Spread, has_defaults, ratio, report
+from cache_fit_outcome import Outcome, tabulate
+from harness import has_defaults, report
 from partwise.cli.format import MIB
 from partwise.cluster import Host, Server
 from partwise.cluster.toml_file import read_host, write_host
@@ -49,35 +49,6 @@ FITS_MIB = 12
 PROMPT_ROWS, PROMPT_SIZES_MIB = 128, (4, 8, 12)
 """Tokens of a pass that is bound by computing, and the parts that are measured so."""
 BOUND = 0.25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Seconds of a pass of ``tokens`` through one part, by rounds, and as the cost model says."""
-
-    precision: str
-    tokens: int
-    part_bytes: float
-    num_parts: int
-    resident_s: tuple[float, ...]
-    chained_s: tuple[float, ...]
-    predicted_resident_s: float
-    predicted_chained_s: float
-    bound_by: str
-
-    @property
-    def gain(self) -> Spread:
-        """How many times as fast the part is when it is resident."""
-        return ratio(self.chained_s, self.resident_s)
-
-    @property
-    def predicted_gain(self) -> float:
-        return self.predicted_chained_s / self.predicted_resident_s
-
-    @property
-    def error(self) -> float:
-        """Of the predicted gain."""
-        return self.predicted_gain / self.gain.median - 1
 
 
 class Chain:
@@ -241,10 +212,7 @@ def main() -> int:
     print(tabulate(outcomes).render_text())
     figures = summarize(outcomes)
     details = {"host": write_host(host), "parts": [vars_of(outcome) for outcome in outcomes]}
-    is_default = has_defaults(parser, args)
-    if is_default:
-        write_page(outcomes)
-    report("cache_fit", figures, details, is_default=is_default)
+    report("cache_fit", figures, details, is_default=has_defaults(parser, args))
     judged = ("fp32_gain_error_fitting", "computing_gain_error")
     return int(any(figures.get(key, 0.0) > BOUND for key in judged))
 

@@ -1,52 +1,31 @@
-"""The table and the picture of docs/experiments/cache-fit.md, from the outcomes of cache_fit.py."""
+"""Brings the table and the picture of docs/experiments/cache-fit.md up to date with the last run
+of `cache_fit.py`.
+
+    python bench/cache_fit_page.py
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.page import PAGES, Table, update_page
-from harness import spread
+import msgspec
+
+from cache_fit_outcome import Outcome, tabulate
+from experiments.page import PAGES, update_page
+from harness import ROOT
 from partwise.cli.format import MIB
 
-if TYPE_CHECKING:
-    from cache_fit import Outcome
-
+RESULTS = ROOT / "bench" / "results" / "cache_fit.json"
 PAGE, PICTURE = PAGES / "cache-fit.md", PAGES / "cache-fit.svg"
 SIZE_INCHES = (8.0, 4.8)
 
 
-def tabulate(outcomes: Sequence[Outcome]) -> Table:
-    """A row for each part and kind of pass."""
-    headers = (
-        "precision", "tokens", "part MiB", "parts", "resident us", "predicted us",
-        "in its turn us", "predicted us", "gain", "predicted", "off by", "bound by",
-    )  # fmt: skip
-    rows = [
-        (
-            outcome.precision,
-            outcome.tokens,
-            outcome.part_bytes / MIB,
-            outcome.num_parts,
-            1e6 * spread(outcome.resident_s).median,
-            1e6 * outcome.predicted_resident_s,
-            1e6 * spread(outcome.chained_s).median,
-            1e6 * outcome.predicted_chained_s,
-            str(outcome.gain),
-            outcome.predicted_gain,
-            f"{outcome.error:+.0%}",
-            outcome.bound_by,
-        )
-        for outcome in outcomes
-    ]
-    return Table(name="gains", title="Resident against in its turn", headers=headers, rows=rows)
-
-
-def write_page(outcomes: Sequence[Outcome]) -> None:
-    """Bring the page's table and picture up to date."""
-    update_page(PAGE, [tabulate(outcomes)])
-    draw(outcomes, PICTURE)
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Those of the last run."""
+    parts = json.loads(path.read_text())["rounds"]["parts"]
+    return msgspec.convert(parts, list[Outcome])
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -84,3 +63,9 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.set_title("What it is worth that a part stays in cache, one thread")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    found = read_outcomes(RESULTS)
+    update_page(PAGE, [tabulate(found)])
+    draw(found, PICTURE)
