@@ -7,7 +7,7 @@ from collections import deque
 
 from partwise.remote.counters import TimeSpent
 
-MAX_PASSES = 64
+MAX_PASSES = 16
 """Passes that are remembered: what was under way for longer than so many is hidden for less."""
 
 
