@@ -48,6 +48,29 @@ def tree() -> list[str]:
 
 
 FIGURES = {
+    "int4, 1 part, one stream over onnxruntime-genai, one thread each": "fast.int4_over_genai",
+    "int8, the same": "fast.int8_over_genai",
+    "reading a prompt of 512 tokens over onnxruntime-genai, int4 and int8": (
+        "fast.prefill_over_genai"
+    ),
+    "int4, 2 parts over 1 part, one stream": "fast.two_parts_one_stream",
+    "int4, 2 parts at 8 streams over 1 part at one": "fast.two_parts_8_streams",
+    "int4, 2 parts at 16 streams over 1 part at one": "fast.two_parts_16_streams",
+    "int4, 2 parts over 1 part with one thread, same batching, the less of 8 and 16 streams": (
+        "fast.two_parts_over_one_thread"
+    ),
+    "int4, 2 parts over 1 part with two threads, the same": "fast.two_parts_over_two_threads",
+    "int8 parts as they are served: change of the perplexity (SmolLM2, dequantised Q4_1)": (
+        "accuracy.int8_part_perplexity_change"
+    ),
+    "int4 parts as they are served: perplexity over that of onnxruntime-genai's int4": (
+        "accuracy.int4_part_over_genai"
+    ),
+    "int4, from the command to the first token, second start": "int4_server.second_start_s",
+    "an fp32 part of at most 12 MiB that stays in cache over its turn in a chain, at least": (
+        "cache_fit.fp32_gain_least_fitting"
+    ),
+    "the same in int8, at least (no bound)": "cache_fit.int8_gain_least_fitting",
     "2 parts over 1 part, one stream": "decode.two_parts_one_stream",
     "2 parts over 1 part with one thread, four streams, same batching": (
         "decode.two_parts_four_streams"
