@@ -133,7 +133,7 @@ def test_the_table_names_the_source_and_every_step(
     assert "version 1: int8, search, asymmetric blocks of 32; " in out
     assert "; 1 matrices int8 nearest" in out
     assert "; 43 matrices int8 searched" in out
-    assert "--model-version 1" in err
+    assert "PROMPT --model-version 1 --precision int8" in err
     assert "measuring the source" in err
 
 

@@ -95,12 +95,13 @@ def run(args: argparse.Namespace) -> int:
     if failure is not None:
         sys.stdout.flush()
         raise failure
-    whole = [step.made.manifest.version for step in taken if not step.accuracy.is_broken]
+    whole = [step.made.manifest for step in taken if not step.accuracy.is_broken]
     if whole:
-        print(
-            f"use it: partwise generate {args.model} PROMPT --model-version {whole[-1]}",
-            file=sys.stderr,
+        bits = [stored.bits for stored in whole[-1].quantized.values()]
+        options = f"--model-version {whole[-1].version}" + (
+            f" --precision int{min(bits)}" if bits else ""
         )
+        print(f"use it: partwise generate {args.model} PROMPT {options}", file=sys.stderr)
     return 0
 
 
