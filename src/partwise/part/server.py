@@ -8,6 +8,7 @@ sending.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -71,6 +72,12 @@ from partwise.remote.transport import Address, Listener, Transport
 IDLE_POLL_S = 1.0
 
 
+def waits_asleep() -> bool:
+    """Whether whoever started this server has more threads than processors (decision 0010): one
+    that waits awake takes a processor from one that computes."""
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
 class _Abandoned(Exception):
     """The assignment ended while it was being loaded or computed."""
 
@@ -89,7 +96,7 @@ class PartServer:
         self._listener = listener
         self._make_runner = make_runner
         self._machine = PartMachine()
-        self._poller = Poller(self._on_frame, self._on_lost, is_pressed=True)
+        self._poller = Poller(self._on_frame, self._on_lost, is_pressed=not waits_asleep())
         self._poller.add(listener.fileno(), self._accept)
         self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
