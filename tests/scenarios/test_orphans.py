@@ -29,12 +29,12 @@ FAILING_SERVER = """
 import sys
 if "partwise.launch.forkserver" in sys.orig_argv:
     from partwise.part.server import PartServer
-    give_up_stalled = PartServer._give_up_stalled
+    check_links = PartServer._check_links
     def fail(self):
-        if self.name == "local-1" and self._counters.tokens > 50:
+        if self.name == "local-1" and self._accounts._decode.tokens > 50:
             raise MemoryError("no room for one more token")
-        give_up_stalled(self)
-    PartServer._give_up_stalled = fail
+        check_links(self)
+    PartServer._check_links = fail
 """
 
 
