@@ -179,7 +179,7 @@ def test_of_several_steps_the_one_that_could_be_computed_longest_ago_is_late(
         engine._command(find_late)
         assert is_over.wait(5)
         assert found[0] is not None
-        assert found[0].sent.microbatch.number == 2
+        assert found[0].microbatch == 2
 
 
 def test_a_cancelled_generation_ends_and_the_others_go_on(tiny_llama: Path) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from partwise.engine.assembly import Assembly, PartLink, failure, loss
+from partwise.engine.diagnosis import Diagnosis
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
 from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
 from partwise.errors import (
@@ -68,15 +69,6 @@ class _Sent:
     time_s: float
 
 
-@dataclass(slots=True)
-class _Diagnosis:
-    """A step is late: which parts answered a ping since."""
-
-    sent: _Sent
-    stop_s: float
-    pongs: dict[str, Pong]
-
-
 class Coordinator:
     """Runs sequences over an assembled deployment. Methods may be called from any thread.
 
@@ -102,7 +94,7 @@ class Coordinator:
         self._generations: dict[int, Generation] = {}
         self._sequences: dict[int, Sequence] = {}
         self._sent: dict[int, _Sent] = {}
-        self._diagnosis: _Diagnosis | None = None
+        self._diagnosis: Diagnosis | None = None
         self._stats: dict[int, tuple[queue.SimpleQueue[list[Stats]], list[Stats | None]]] = {}
         self._numbers = itertools.count(1)  # of sequences
         self._stats_numbers = itertools.count(1)
@@ -353,43 +345,24 @@ class Coordinator:
     def _watch_deadlines(self) -> None:
         now_s = time.monotonic()
         if self._diagnosis is not None:
-            if self._diagnosis.sent.microbatch.number not in self._sent:
+            if self._diagnosis.microbatch not in self._sent:
                 self._diagnosis = None
             elif now_s > self._diagnosis.stop_s:
-                raise self._name_the_late(self._diagnosis)
+                raise self._diagnosis.explain([entry.part for entry in self._parts])
             return
         # Of several that can be computed since then, the one that was sent first.
         oldest = min(self._sent.values(), key=lambda sent: sent.time_s, default=None)
         if oldest is not None and now_s - oldest.time_s > self._step_s:
-            self._diagnosis = _Diagnosis(sent=oldest, stop_s=now_s + ANSWER_S, pongs={})
+            self._diagnosis = Diagnosis(
+                microbatch=oldest.microbatch.number,
+                step=oldest.microbatch.step,
+                plan_version=self._plan_version,
+                step_s=self._step_s,
+                answer_s=ANSWER_S,
+                stop_s=now_s + ANSWER_S,
+            )
             for entry in self._parts:
                 self._tell(entry, Ping(number=0, sent_ns=time.monotonic_ns()))
-
-    def _name_the_late(self, diagnosis: _Diagnosis) -> DeadlineExceeded:
-        step = diagnosis.sent.microbatch.step
-        where = f"at step {step} (plan_version {self._plan_version})"
-        for entry in self._parts:
-            pong = diagnosis.pongs.get(entry.part.name)
-            who = f"{entry.part.name} on server {entry.part.server!r}"
-            if pong is None:
-                return DeadlineExceeded(
-                    f"{who} does not answer {where}: nothing for {self._step_s + ANSWER_S:g} s;"
-                    " is its host alive?"
-                )
-            is_held = 0 < pong.oldest_step <= step
-            if is_held and pong.waits_for_picks:
-                last = self._parts[-1].part
-                return DeadlineExceeded(
-                    f"{who} waits {where} for what {last.name} on server {last.server!r} picked:"
-                    " can the one reach the other?"
-                )
-            if is_held or pong.received_step < step:
-                doing = "computes" if is_held else "still waits for its input"
-                return DeadlineExceeded(
-                    f"{who} {doing} {where} after {self._step_s:g} s: give it fewer layers, or a"
-                    " longer --step-timeout"
-                )
-        return DeadlineExceeded(f"every part finished {where}, but no result came: try again")
 
 
 def _token(pick: Pick, tensors: tuple[Array, ...], request: Request) -> Token:
