@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from partwise.compress.blocks import Quantized, dequantize
 from partwise.part.onnx.rounding import Rounding
+from window_predictions import WindowPredictions
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -70,8 +71,8 @@ def serve_genai(pipe: Connection, folder: str, threads: int) -> None:
         pipe.send((first_s - start_s, rate))
 
 
-class GenaiPredictions:
-    """See `Predictions`: the builder's graph, run by onnxruntime; logits of a window at a time."""
+class GenaiPredictions(WindowPredictions):
+    """The builder's graph, run by onnxruntime."""
 
     def __init__(self, folder: Path, windows: Sequence[Sequence[int]]) -> None:
         import onnxruntime
@@ -83,17 +84,9 @@ class GenaiPredictions:
         self._session = onnxruntime.InferenceSession(
             str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
         )
-        self._windows = windows
-        self._at: int | None = None
-        self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        super().__init__(windows, self._run_window)
 
-    def logits(self, window: int, start: int, stop: int) -> NDArray[np.float32]:
-        """See `Predictions.logits`."""
-        if window != self._at:
-            self._logits, self._at = self._run(self._windows[window]), window
-        return self._logits[start:stop].copy()
-
-    def _run(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def _run_window(self, ids: Sequence[int]) -> NDArray[np.float32]:
         feed: dict[str, Any] = {
             "input_ids": np.array([ids], np.int64),
             "attention_mask": np.ones((1, len(ids)), np.int64),

@@ -17,10 +17,11 @@ from partwise.engine.prepared import prepare
 from partwise.part.onnx.runner import OnnxRunner
 from partwise.part.runner import RunnerOptions
 from partwise.store import Store
+from window_predictions import WindowPredictions
 
 
-class PartPredictions:
-    """See `Predictions`: the whole model in one part, each window in one pass."""
+class PartPredictions(WindowPredictions):
+    """The whole model in one part, each window in one pass."""
 
     def __init__(self, path: Path, precision: str, windows: Sequence[Sequence[int]]) -> None:
         wish = RunnerWish(precision=precision, runner="onnx", is_deterministic=False)
@@ -36,17 +37,9 @@ class PartPredictions:
                 on_progress=lambda done_bytes, total_bytes: None,
             )
             self._runner = OnnxRunner(options)
-        self._windows = windows
-        self._at: int | None = None
-        self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        super().__init__(windows, self._run_window)
 
-    def logits(self, window: int, start: int, stop: int) -> NDArray[np.float32]:
-        """See `Predictions.logits`."""
-        if window != self._at:
-            self._logits, self._at = self._run(self._windows[window]), window
-        return self._logits[start:stop].copy()
-
-    def _run(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def _run_window(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits of every token, which no request asks for: those of a row's last are what
         the runner returns."""
         table, graph, kv = self._runner._table, self._runner._graph, self._runner._kv
