@@ -58,6 +58,8 @@ class Bench:
         self.hand, self.hidden, self.traffic = Hand(), Hidden(), Traffic()
         way = Way(
             codec=codec,
+            source="part0",
+            target="part1",
             send=self.sent.append,
             is_sent=lambda: self.is_sent,
             fail=lambda exc: pytest.fail(str(exc)),

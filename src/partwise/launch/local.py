@@ -17,14 +17,13 @@ import msgspec
 
 from partwise.errors import LaunchError
 from partwise.launch.forkserver import Preload, Spawn, Spawned
+from partwise.part.waiting import WAIT_POLICY
 from partwise.remote.transport import Address
 
 START_S = 60.0
 STOP_S = 5.0
 END_S = 1.0
 """How long a server whose link ended may take to end itself."""
-WAIT_POLICY = "OMP_WAIT_POLICY"
-"""OpenMP reads it once, when torch is imported."""
 
 
 class LocalServers:

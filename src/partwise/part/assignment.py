@@ -31,6 +31,11 @@ class Assignment:
     model_path: Path
     threads: int
 
+    @property
+    def last_part(self) -> str:
+        """Which part picks."""
+        return self.plan.stages[-1].members[-1].part
+
     def event(self) -> Assigned:
         """What the part's machine is to know of it."""
         stage = self.plan.stage_of(self.part)

@@ -22,6 +22,7 @@ from partwise.part.picked import PickedTokens
 from partwise.remote.codecs import Packed
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.layout import Array
+from partwise.remote.messages import Ping, Pong
 
 MAX_WAITING_FRAMES = 1024
 
@@ -192,6 +193,18 @@ class PartMachine:
     def has_sequences(self) -> bool:
         """Whether it holds any that is not released."""
         return bool(self._positions)
+
+    def answer(self, ping: Ping, clock_ns: int) -> Pong:
+        """Where its steps stand, at ``clock_ns`` of the server's clock."""
+        return Pong(
+            number=ping.number,
+            sent_ns=ping.sent_ns,
+            clock_ns=clock_ns,
+            received_step=self.received_step,
+            finished_step=self.finished_step,
+            oldest_step=self.oldest_step,
+            waits_for_picks=self.waits_for_picks,
+        )
 
     def _assigned(self, event: Assigned) -> list[Action]:
         self.assignment = event

@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 import numpy as np
 
+from partwise.errors import CodecError, NotFinite
 from partwise.part.converter import BESIDE_BYTES, Converter
 from partwise.part.timeline import Timeline
 from partwise.remote.buffers import BufferPool
@@ -21,10 +22,13 @@ from partwise.remote.frame import Frame, take_plain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """Where packed frames go. ``is_sent`` says whether the link needs none of the tensors that
-    it was given any more; ``fail`` is called with why a frame could not be packed."""
+    """Where packed frames go: from the part ``source`` to the part ``target``. ``is_sent`` says
+    whether the link needs none of the tensors that it was given any more; ``fail`` is called with
+    why a frame could not be packed."""
 
     codec: str
+    source: str
+    target: str
     send: Callable[[Frame], None]
     is_sent: Callable[[], bool]
     fail: Callable[[Exception], None]
@@ -88,12 +92,19 @@ class Packer:
         self._traffic.convert_ns += job.stop_ns - job.start_ns
         self._sent += job.buffers
         if job.error is not None:
-            self._way.fail(job.error)
+            self._way.fail(self._explain(job.error))
             return
         self._traffic.moved_bytes += sum(packed.nbytes for packed in job.packed)
         # It is under way since packing began.
         frame = msgspec.structs.replace(job.frame, tensors=job.packed, sent_ns=job.start_ns)
         self._way.send(frame)
+
+    def _explain(self, error: Exception) -> Exception:
+        """What a codec cannot carry is what the part computed; the rest is as it is."""
+        if not isinstance(error, CodecError):
+            return error
+        text = f"{self._way.source} cannot send to {self._way.target}: {error}"
+        return NotFinite(text, part=self._way.source)
 
     def _take_back(self) -> None:
         """Use buffers again that the link needs no more; a link that is never done keeps its own

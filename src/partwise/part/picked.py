@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from partwise.remote.frame import Row, RowFlag
+from partwise.remote.layout import Array
 
 _PICK, _FOLLOWS = int(RowFlag.PICK), int(RowFlag.FOLLOWS)
 
@@ -41,3 +42,11 @@ class PickedTokens:
     def forget(self, sequence: int) -> None:
         """``sequence`` is released."""
         self._tokens.pop(sequence, None)
+
+
+def fill_in(ids_N: Array, picked: Iterable[tuple[int, int]]) -> Array:
+    """The tokens of a pass with those that `PickedTokens.find` found."""
+    filled_N = ids_N.copy()
+    for index, token in picked:
+        filled_N[index] = token
+    return filled_N

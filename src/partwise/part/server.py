@@ -8,7 +8,6 @@ sending.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -43,11 +42,12 @@ from partwise.part.machine import (
 )
 from partwise.part.memory import resident_bytes
 from partwise.part.packer import Packer, Way
+from partwise.part.picked import fill_in
 from partwise.part.runner import Runner, RunnerFactory
 from partwise.part.unpacker import Unpacker
+from partwise.part.waiting import waits_asleep
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame, FrameKind
-from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     Assign,
@@ -59,7 +59,6 @@ from partwise.remote.messages import (
     LoadProgress,
     Message,
     Ping,
-    Pong,
     Refused,
     Release,
     SetClock,
@@ -70,12 +69,6 @@ from partwise.remote.poller import Poller
 from partwise.remote.transport import Address, Listener, Transport
 
 IDLE_POLL_S = 1.0
-
-
-def waits_asleep() -> bool:
-    """Whether whoever started this server has more threads than processors (decision 0010): one
-    that waits awake takes a processor from one that computes."""
-    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 
 
 class _Abandoned(Exception):
@@ -178,9 +171,10 @@ class PartServer:
             except errors.FrameError as exc:
                 self._poller.lose(link, exc)
             return
-        if frame.kind is FrameKind.RESULT and link.name != self._last_part:
-            text = f"{link.name} sent picks: they come from {self._last_part}"
-            self._poller.lose(link, errors.FrameError(text))
+        if frame.kind is FrameKind.RESULT and not self._picks(link.name):
+            self._poller.lose(
+                link, errors.FrameError(f"{link.name} sent picks, and is not the last")
+            )
             return
         self._accounts.arrive(frame, is_from_part=link is not self._links.coordinator)
         self._links.hold(link, frame)
@@ -188,6 +182,9 @@ class PartServer:
         self._todo += actions
         if not actions:  # it waits for its turn
             self._unpacker.expect(frame)
+
+    def _picks(self, part: str) -> bool:
+        return self._assignment is not None and part == self._assignment.last_part
 
     def _on_message(self, link: Link, frame: Frame) -> None:
         if link is not self._links.coordinator:
@@ -208,22 +205,11 @@ class PartServer:
             case Release():
                 self._apply(Released(message.sequences))
             case Ping():
-                self._tell(self._pong(message))
+                self._tell(self._machine.answer(message, time.monotonic_ns()))
             case GetStats():
                 self._tell(self._accounts.stats(message.number))
             case _:
                 raise errors.FrameError(f"a coordinator does not send {type(message).__name__}")
-
-    def _pong(self, ping: Ping) -> Pong:
-        return Pong(
-            number=ping.number,
-            sent_ns=ping.sent_ns,
-            clock_ns=time.monotonic_ns(),
-            received_step=self._machine.received_step,
-            finished_step=self._machine.finished_step,
-            oldest_step=self._machine.oldest_step,
-            waits_for_picks=self._machine.waits_for_picks,
-        )
 
     def _tell(self, message: Message) -> None:
         coordinator = self._links.coordinator
@@ -233,11 +219,6 @@ class PartServer:
             coordinator.send(message_frame(message, self._plan_version))
         except RemoteError as exc:
             self._poller.lose(coordinator, exc)
-
-    @property
-    def _last_part(self) -> str:
-        """Which part picks; empty without an assignment."""
-        return self._assignment.plan.stages[-1].members[-1].part if self._assignment else ""
 
     @property
     def _plan_version(self) -> int:
@@ -312,19 +293,14 @@ class PartServer:
     def _make_packer(self, codec: str, part: str) -> Packer:
         way = Way(
             codec=codec,
+            source=self._machine.name,
+            target=part,
             send=self._send_on,
             is_sent=lambda: not (self._links.following and self._links.following.has_output),
-            fail=lambda exc: self._fail(self._unsent(exc, part)),
+            fail=self._fail,
         )
         accounts = self._accounts
         return Packer(way, self._converter, accounts.timeline, accounts.sent)
-
-    def _unsent(self, error: Exception, part: str) -> Exception:
-        """Why a frame to ``part`` was not sent."""
-        if not isinstance(error, errors.CodecError):
-            return error
-        text = f"{self._machine.name} cannot send to {part}: {error}"
-        return errors.NotFinite(text, part=self._machine.name)
 
     def _start_accounts(self) -> None:
         accounts = self._accounts = Accounts()
@@ -374,7 +350,7 @@ class PartServer:
         try:
             inputs = self._unpacker.open(frame)
             if action.picked:
-                inputs = (_fill_in(inputs[0], action.picked),)
+                inputs = (fill_in(inputs[0], action.picked),)
             self._accounts.begin_pass()
             outputs = self._runner.run(frame.rows, inputs, self._between_layers)
         except _Abandoned:
@@ -417,11 +393,3 @@ class PartServer:
         self._poller.poll(0)
         if self._is_stopped or self._machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise _Abandoned
-
-
-def _fill_in(ids_N: Array, picked: tuple[tuple[int, int], ...]) -> Array:
-    """The tokens of a pass with those that were picked meanwhile."""
-    filled_N = ids_N.copy()
-    for index, token in picked:
-        filled_N[index] = token
-    return filled_N

@@ -5,7 +5,6 @@ Shapes: B rows, T tokens of each, R tokens whose logits are wanted, W width, V v
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from partwise.part.onnx.kv import KvPool
+from partwise.part.waiting import waits_asleep
 from partwise.store import aligned_empty
 
 Floats = NDArray[np.float32]
@@ -38,8 +38,7 @@ def make_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
-        # Threads that wait sleep where they are more than the processors (decision 0010).
+    if waits_asleep():
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
