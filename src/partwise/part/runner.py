@@ -9,6 +9,7 @@ from typing import Protocol
 
 from partwise.distributor.plan import Plan
 from partwise.model import Model
+from partwise.part.exchange import Exchange
 from partwise.remote.frame import Row
 from partwise.remote.layout import Array
 from partwise.store import Store
@@ -17,7 +18,8 @@ from partwise.store import Store
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerOptions:
     """What a runner is built from. ``on_progress(done_bytes, total_bytes)`` is called while
-    it loads and may raise to abandon it."""
+    it loads and may raise to abandon it. ``exchange``: with the other members of the part's
+    stage, None where there are none; it works from the first pass on."""
 
     plan: Plan
     part: str
@@ -26,6 +28,7 @@ class RunnerOptions:
     store: Store
     threads: int
     on_progress: Callable[[int, int], None]
+    exchange: Exchange | None = None
 
 
 class Runner(Protocol):
