@@ -339,7 +339,7 @@ def test_members_exchange_a_sum_for_every_kind_that_they_split(
     bits = 64 / 1e6
     sum_s = {2: 0.5e-3 + bits, 4: 2 * (0.5e-3 + bits * 3 / 4)}[num_members]
     # A member sends its candidates to each other one.
-    pick_s = 0.5e-3 + (num_members - 1) * 8 / 1e6
+    pick_s = 0.5e-3 + (num_members - 1) * 16 / 1e6
     # The embedding, attention and MLP of four blocks, and the head's candidates.
     for part in prediction.parts:
         assert part.exchange_s == pytest.approx(9 * sum_s + pick_s)
@@ -412,7 +412,7 @@ def test_an_exchange_over_loopback_takes_what_was_measured() -> None:
 def test_training_sums_forwards_again_with_checkpoints_and_once_back(model: Model) -> None:
     cluster = make_cluster(make_host("h"), make_host("i"))
     workload = Workload(context_tokens=10, sequences=2, is_training=True)
-    sum_s, pick_s = 0.5e-3 + 20 * 64 / 1e6, 0.5e-3 + 20 * 8 / 1e6
+    sum_s, pick_s = 0.5e-3 + 20 * 64 / 1e6, 0.5e-3 + 20 * 16 / 1e6
     for has_checkpointing, forwards in ((False, 1), (True, 2)):
         asked = replace(workload, has_checkpointing=has_checkpointing)
         [part, _] = run(model, split(model, 2), cluster, asked).parts

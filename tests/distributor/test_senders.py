@@ -29,7 +29,7 @@ def test_no_sender_has_two_more_targets_than_another(senders, targets, rng) -> N
     seconds = {(s, t): rng.choice([1.0, 2.0, 3.0]) for s in senders for t in targets}
     for find_s in (None, lambda s, t: seconds[s, t]):
         chosen = choose_senders(senders, targets, find_s)
-        counts = Counter({sender: 0 for sender in senders})
+        counts = Counter(dict.fromkeys(senders, 0))
         counts.update(chosen)
         assert len(chosen) == len(targets)
         assert max(counts.values()) - min(counts.values()) <= 1

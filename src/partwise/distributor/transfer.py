@@ -24,7 +24,10 @@ CONVERT_CALL_S = {"bf16": 150e-6, "fp16": 120e-6, "int8": 280e-6}
 """And for each frame, whatever its size, at both ends together: measured between the passes of a
 runner, whose caches hold other things; in a loop of its own it takes a tenth."""
 PICK_BYTES = 8
-"""A picked token, or a member's candidate for it, of one row."""
+"""A picked token of one row."""
+CANDIDATE_BYTES = 16
+"""A member's candidate for it: its id and two float32, its logit and what all its logits sum up
+to."""
 MESSAGE_S = 30e-6
 """What a message more keeps the servers at its ends, in Python: an exchange of 8 KB by two
 members takes 64 to 78 us over loopback, of which the link's own way is 40 (measured). A frame in
