@@ -6,10 +6,12 @@ directory of it and compiles its routes.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -44,6 +46,7 @@ class Subscribers:
         self._poller = Poller(self._on_frame, self._on_lost, is_pressed=False)
         self._transport = TcpTransport(new_token())
         self._listener = self._transport.listen(Address("127.0.0.1", 0), "publisher")
+        gc.freeze()  # or each process copies all memory when it collects garbage
         try:
             for part in plan.parts:
                 self._start(part.name, plan, model)
@@ -63,7 +66,7 @@ class Subscribers:
         self._publisher.finish()
         return prepared, switched
 
-    def _time(self, begin) -> list[float]:  # type: ignore[no-untyped-def]
+    def _time(self, begin: Callable[[], None]) -> list[float]:
         self._answered_s.clear()
         start_s = time.perf_counter()
         begin()
@@ -98,6 +101,7 @@ class Subscribers:
 
     def close(self) -> None:
         """End all processes."""
+        gc.unfreeze()
         self._listener.close()
         self._poller.close()  # they end when their links do
         for pid in self._pids:

@@ -105,7 +105,9 @@ def test_who_refuses_is_named_and_the_plan_can_be_withdrawn(post: Post) -> None:
     with pytest.raises(PlanError, match="part5 does not prepare plan_version 2: no room"):
         post.publisher.take("part5", PlanRefused(plan_version=2, text="no room"))
     post.sent.clear()
+    assert post.publisher.missing == tuple(NAMES)
     post.publisher.withdraw()
+    assert post.publisher.missing == ()
     assert post.sent == [(name, DropPlan(plan_version=2)) for name in NAMES]
     post.publisher.check()
     with pytest.raises(PlanError, match="2 does not follow 2: number the plan 3 or higher"):

@@ -186,6 +186,16 @@ def test_the_new_version_takes_over_at_its_step_and_old_steps_stay_old() -> None
     assert versions.refuse(12, 4) == "step 12 is of plan_version 5, the frame is of 4"
 
 
+def test_steps_of_a_plan_that_is_over_are_refused_once_another_is_prepared() -> None:
+    versions = PlanVersions(4)
+    versions.prepare(5)
+    versions.switch(5, 13)
+    versions.begin(13)
+    assert versions.refuse(12, 4) is None
+    versions.prepare(6)
+    assert versions.refuse(12, 4) == "step 12 is of plan_version 5, the frame is of 4"
+
+
 def test_what_does_not_follow_is_refused_with_the_numbers() -> None:
     versions = PlanVersions(4, last_step=10)
     with pytest.raises(
