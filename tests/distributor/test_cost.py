@@ -12,11 +12,13 @@ import pytest
 
 from partwise.cluster import Cluster, Curve, Host, LinkSpeed, Rates, Server, Streaming
 from partwise.cluster.presets import preset
+from partwise.distributor.build import join
 from partwise.distributor.cost import Prediction, list_unrated, one_machine, predict
 from partwise.distributor.exchange import join_members
 from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
-from partwise.distributor.plan import Link, Member, ModelIdentity, NeuronShare, Part, Plan, Stage
+from partwise.distributor.plan import Member, ModelIdentity, NeuronShare, Part, Plan, Stage
+from partwise.distributor.senders import FindSeconds
 from partwise.distributor.speed import QUEUED
 from partwise.distributor.workload import Workload
 from partwise.errors import ClusterError, PlanError
@@ -59,7 +61,7 @@ def make_cluster(*hosts: Host, threads: int = 1, on: str = "") -> Cluster:
     return Cluster(hosts=hosts, servers=servers, default_link=LINK)
 
 
-def make_plan(model: Model, *stages: Stage) -> Plan:
+def make_plan(model: Model, *stages: Stage, find_s: FindSeconds | None = None) -> Plan:
     """Part ``pN`` is on server ``sN``."""
     parts = [member.part for stage in stages for member in stage.members]
     return Plan(
@@ -72,12 +74,7 @@ def make_plan(model: Model, *stages: Stage) -> Plan:
         ),
         stages=stages,
         parts=tuple(Part(name=part, server=part.replace("p", "s")) for part in parts),
-        links=tuple(
-            Link(source=a.part, target=b.part)
-            for before, after in pairwise(stages)
-            for a in before.members
-            for b in after.members
-        ),
+        links=join(stages, find_s),
         placements=place_parameters(model, stages),
     )
 
@@ -357,7 +354,7 @@ def test_members_exchange_a_sum_for_every_kind_that_they_split(
     bits = 64 / 1e6
     sum_s = {2: 0.5e-3 + bits, 4: 2 * (0.5e-3 + bits * 3 / 4)}[num_members]
     # A member sends its candidates to each other one.
-    pick_s = 0.5e-3 + (num_members - 1) * 8 / 1e6
+    pick_s = 0.5e-3 + (num_members - 1) * 16 / 1e6
     # The embedding, attention and MLP of four blocks, and the head's candidates.
     for part in prediction.parts:
         assert part.exchange_s == pytest.approx(9 * sum_s + pick_s)
@@ -430,7 +427,7 @@ def test_an_exchange_over_loopback_takes_what_was_measured() -> None:
 def test_training_sums_forwards_again_with_checkpoints_and_once_back(model: Model) -> None:
     cluster = make_cluster(make_host("h"), make_host("i"))
     workload = Workload(context_tokens=10, sequences=2, is_training=True)
-    sum_s, pick_s = 0.5e-3 + 20 * 64 / 1e6, 0.5e-3 + 20 * 8 / 1e6
+    sum_s, pick_s = 0.5e-3 + 20 * 64 / 1e6, 0.5e-3 + 20 * 16 / 1e6
     for has_checkpointing, forwards in ((False, 1), (True, 2)):
         asked = replace(workload, has_checkpointing=has_checkpointing)
         [part, _] = run(model, split(model, 2), cluster, asked).parts
@@ -459,7 +456,11 @@ def test_a_stage_of_two_is_fed_over_the_faster_link(model: Model) -> None:
     cluster = make_cluster(make_host("h"), make_host("i"), make_host("j"))
     quick = LinkSpeed(bandwidth_bytes_per_s=1e9, round_trip_s=1e-5)
     cluster = replace(cluster, links={("s1", "s2"): quick})
-    last = run(model, make_plan(model, *stages), cluster).parts[2]
+
+    def find_s(source: str, target: str) -> float:
+        return cluster.link(source.replace("p", "s"), target.replace("p", "s")).transfer_s(64)
+
+    last = run(model, make_plan(model, *stages, find_s=find_s), cluster).parts[2]
     assert last.hop_s == pytest.approx(0.5e-5 + 64 / 1e9)
     assert last.hop_bytes == 64
 

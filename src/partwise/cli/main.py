@@ -20,6 +20,7 @@ from partwise.version import __version__
 COMMAND_MODULES = (
     "generate",
     "plan",
+    "locate",
     "model",
     "compress",
     "cluster",

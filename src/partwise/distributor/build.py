@@ -12,8 +12,11 @@ from typing import cast
 from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Link, Member, ModelIdentity, Part, Plan, Precision, Stage
+from partwise.distributor.pricing import split_passes
 from partwise.distributor.problem import Problem
 from partwise.distributor.runners import runner_for
+from partwise.distributor.senders import FindSeconds, join_stages
+from partwise.distributor.transfer import hop_bytes
 from partwise.distributor.verify import verify_plan
 from partwise.errors import Unheld
 from partwise.model.description import Model
@@ -84,7 +87,7 @@ def build_plan(
             )
             for server, part in name_parts(servers).items()
         ),
-        links=join(stages),
+        links=_join_servers(problem, stages, servers),
         placements=place_parameters(problem.model, stages),
         notes=tuple(notes),
     )
@@ -93,14 +96,26 @@ def build_plan(
     return plan
 
 
-def join(stages: Sequence[Stage]) -> tuple[Link, ...]:
-    """The links from every member of a stage to every member of the next."""
+def join(stages: Sequence[Stage], find_s: FindSeconds | None = None) -> tuple[Link, ...]:
+    """The links from every member of a stage to every member of the next (`join_stages`)."""
     return tuple(
-        Link(source=source.part, target=target.part)
-        for before, after in pairwise(stages)
-        for source in before.members
-        for target in after.members
+        link for before, after in pairwise(stages) for link in join_stages(before, after, find_s)
     )
+
+
+def _join_servers(
+    problem: Problem, stages: Sequence[Stage], servers: Sequence[str]
+) -> tuple[Link, ...]:
+    """The links of a plan whose parts are those of ``servers``."""
+    server_of = {part: server for server, part in name_parts(servers).items()}
+    rows, _ = split_passes(problem.workload, len(stages))
+    num_bytes = hop_bytes(problem.model, rows, "fp32")
+
+    def find_s(source: str, target: str) -> float:
+        speed = problem.cluster.link(server_of[source], server_of[target])
+        return speed.transfer_s(num_bytes)
+
+    return join(stages, find_s)
 
 
 def check_memory(plan: Plan, problem: Problem) -> None:

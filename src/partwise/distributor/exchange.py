@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from partwise.cluster.description import Cluster
 from partwise.distributor.placement import split_kinds
 from partwise.distributor.plan import Stage
-from partwise.distributor.transfer import PICK_BYTES, find_cards, hop_bytes, message_s
+from partwise.distributor.transfer import CANDIDATE_BYTES, find_cards, hop_bytes, message_s
 from partwise.distributor.workload import Workload
 from partwise.model.description import LayerKind, Model
 
@@ -53,7 +53,7 @@ class Exchange:
     def total_s(self, num_sums: Count, num_picks: Count, model: Model, rows: int) -> Count:
         """Seconds of so many sums of the hidden state and exchanges of candidates."""
         sum_s = self.sum_s(hop_bytes(model, rows, "fp32"))
-        return num_sums * sum_s + num_picks * self.send_s(rows * PICK_BYTES)
+        return num_sums * sum_s + num_picks * self.send_s(rows * CANDIDATE_BYTES)
 
 
 def join_members(cluster: Cluster, servers: Sequence[str]) -> Exchange:

@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 
 from partwise.distributor.cache_fit import find_cache_limits
 from partwise.distributor.exchange import Exchange, count_exchanges, join_members
-from partwise.distributor.footprint import count_tokens
 from partwise.distributor.group_loads import GroupLoads
 from partwise.distributor.layer_classes import LayerClasses, Runs, make_runs
 from partwise.distributor.member_shares import Shares, find_granules, share_classes
-from partwise.distributor.pipeline import split_streams
-from partwise.distributor.pricing import count_active, find_busy_share
+from partwise.distributor.pricing import count_active, find_busy_share, split_passes
 from partwise.distributor.problem import Problem
 from partwise.distributor.speed import Pass, Sharing, Speed, find_pass, measure_speed
-from partwise.distributor.transfer import hop_bytes, price_hops
+from partwise.distributor.transfer import choose_by_links, hop_bytes, price_hops
 
 Group = tuple[str, ...]
 """Servers that are to be the members of one stage, in their order."""
@@ -110,9 +108,7 @@ class GroupCosts:
 
     def rows(self, num_stages: int) -> int:
         """Rows of a pass through a plan of so many stages."""
-        if self.workload.is_training:
-            return count_tokens(self.workload)
-        return split_streams(self.workload.streams, num_stages)[0]
+        return split_passes(self.workload, num_stages)[0]
 
     def settle(self, groups: Sequence[Group]) -> Setting:
         """The plan that ``groups`` are, as far as its first stage's costs depend on it."""
@@ -186,7 +182,8 @@ class GroupCosts:
         key = before, after, rows
         if key not in self._hops:
             num_bytes = hop_bytes(self.problem.model, rows, "fp32")
-            hops = price_hops(self.problem.cluster, before, after, lambda _, __: num_bytes)
+            pairs = choose_by_links(self.problem.cluster, before, after, num_bytes)
+            hops = price_hops(self.problem.cluster, pairs, lambda _, __: num_bytes)
             self._hops[key] = max(hop.seconds for hop in hops), max(hop.link_s for hop in hops)
         return self._hops[key]
 

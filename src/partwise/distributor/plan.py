@@ -81,7 +81,11 @@ class Part(Value, frozen=True, kw_only=True):
 
 
 class Link(Value, frozen=True, kw_only=True):
-    """A direction in which one part sends activations to another, packed by ``codec``."""
+    """A direction in which one part sends activations to another, packed by ``codec``.
+
+    Of the links to a part the first in the plan is the one that its hidden state comes over
+    (`senders.py`).
+    """
 
     source: str
     target: str

@@ -16,6 +16,7 @@ from partwise.distributor.footprint import count_tokens, find_owned, measure_loa
 from partwise.distributor.load import Load
 from partwise.distributor.pipeline import Pipeline, split_streams
 from partwise.distributor.plan import Plan, Stage
+from partwise.distributor.senders import find_senders
 from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed
 from partwise.distributor.transfer import (
     PICK_BYTES,
@@ -63,6 +64,7 @@ class Pricing:
         self._plan, self._model, self._cluster = plan, model, cluster
         self._part = {part.name: part for part in plan.parts}
         self._server = {part.name: cluster.server(part.server) for part in plan.parts}
+        self._sender = find_senders(plan)
         self._used_threads = _count_threads(list(self._server.values()))
         self._num_sharers = Counter(server.host for server in cluster.servers)
         self._codec = {
@@ -107,9 +109,7 @@ class Pricing:
 
     def split(self, workload: Workload) -> tuple[int, int]:
         """The rows of a microbatch and the number of them."""
-        if workload.is_training:
-            return count_tokens(workload), workload.streams
-        return split_streams(workload.streams, len(self._plan.stages))
+        return split_passes(workload, len(self._plan.stages))
 
     def watts(self) -> float | None:
         """Power of the hosts in use; None where one gives none."""
@@ -183,10 +183,18 @@ class Pricing:
             packing_s = convert_s(self._model, rows, self._codec.get((hop.sender, target), "fp32"))
             return replace(hop, seconds=hop.seconds + packing_s)
 
-        senders = [self._server[member.part].name for member in before.members]
-        names = [self._server[part].name for part in targets]
-        hops = price_hops(self._cluster, senders, names, find_bytes)
-        return [convert(hop, target) for hop, target in zip(hops, names, strict=True)]
+        pairs = [
+            (self._server[self._sender[part]].name, self._server[part].name) for part in targets
+        ]
+        hops = price_hops(self._cluster, pairs, find_bytes)
+        return [convert(hop, target) for hop, (_, target) in zip(hops, pairs, strict=True)]
+
+
+def split_passes(workload: Workload, num_stages: int) -> tuple[int, int]:
+    """The rows of a microbatch and the number of them, over so many stages."""
+    if workload.is_training:
+        return count_tokens(workload), workload.streams
+    return split_streams(workload.streams, num_stages)
 
 
 def find_busy_share(workload: Workload, num_stages: int) -> float:

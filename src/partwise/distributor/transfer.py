@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from partwise.cluster.description import Cluster, Host, LinkSpeed
+from partwise.distributor.senders import choose_senders
 from partwise.errors import PlanError
 from partwise.model.description import Model
 
@@ -23,7 +24,10 @@ CONVERT_CALL_S = {"bf16": 150e-6, "fp16": 120e-6, "int8": 280e-6}
 """And for each frame, whatever its size, at both ends together: measured between the passes of a
 runner, whose caches hold other things; in a loop of its own it takes a tenth."""
 PICK_BYTES = 8
-"""A picked token, or a member's candidate for it, of one row."""
+"""A picked token of one row."""
+CANDIDATE_BYTES = 16
+"""A member's candidate for it: its id and two float32, its logit and what all its logits sum up
+to."""
 MESSAGE_S = 30e-6
 """What a message more keeps the servers at its ends, in Python: an exchange of 8 KB by two
 members takes 64 to 78 us over loopback, of which the link's own way is 40 (measured). A frame in
@@ -81,19 +85,16 @@ def find_link(cluster: Cluster, a: str, b: str) -> LinkSpeed | None:
 
 def price_hops(
     cluster: Cluster,
-    senders: Sequence[str],
-    targets: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
     find_bytes: Callable[[str, str], float],
 ) -> list[Hop]:
-    """What each of the servers ``targets`` receives, of ``find_bytes(sender, target)`` bytes.
+    """What the target of each (sender, target) of a hop receives, servers both, of
+    ``find_bytes(sender, target)`` bytes.
 
-    All senders hold the same bits. Targets choose in turn: each the fastest of the senders that
-    send to fewest so far. What one sends is sent one after the other, and so is what the servers
-    of one host send to other hosts, or receive from them, through its card; that all of it is
-    there is when a target is taken to have its own.
+    What one sends is sent one after the other, and so is what the servers of one host send to
+    other hosts, or receive from them, through its card; that all of it is there is when a target
+    is taken to have its own.
     """
-    chosen = _choose_senders(cluster, senders, targets, find_bytes)
-    pairs = list(zip(chosen, targets, strict=True))
     busy_s: defaultdict[tuple[str, str], float] = defaultdict(float)
     num_sent = Counter(sender for sender, _ in pairs)
     ways = []
@@ -122,21 +123,16 @@ def find_cards(
     return ("out", out), ("in", into)
 
 
-def _choose_senders(
-    cluster: Cluster,
-    senders: Sequence[str],
-    targets: Sequence[str],
-    find_bytes: Callable[[str, str], float],
-) -> list[str]:
-    """Who sends to each target (`price_hops`)."""
+def choose_by_links(
+    cluster: Cluster, senders: Sequence[str], targets: Sequence[str], num_bytes: float
+) -> list[tuple[str, str]]:
+    """The (sender, target) of each of the servers ``targets``, by what joins them
+    (`choose_senders`), of ``num_bytes`` bytes each."""
     hosts = [cluster.server(name).host for name in (*senders, *targets)]
-    if not cluster.links and len(set(hosts)) == len(hosts):
-        # All links are alike.
-        return [senders[i % len(senders)] for i in range(len(targets))]
-    chosen: list[str] = []
-    free: list[str] = []
-    for target in targets:
-        free = free or list(senders)
-        ways = [cluster.link(name, target).transfer_s(find_bytes(name, target)) for name in free]
-        chosen.append(free.pop(ways.index(min(ways))))
-    return chosen
+    is_alike = not cluster.links and len(set(hosts)) == len(hosts)
+
+    def find_s(sender: str, target: str) -> float:
+        return cluster.link(sender, target).transfer_s(num_bytes)
+
+    chosen = choose_senders(senders, targets, None if is_alike else find_s)
+    return list(zip(chosen, targets, strict=True))
