@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from partwise.errors import UnknownArchitecture
 from partwise.model import Layer, LayerKind
 from partwise.part.torch.attention import ATTENTION_NAME
+from partwise.part.torch.experts import separate_experts
 
 
 class TorchFamily(ABC):
@@ -129,6 +130,28 @@ class Phi3Family(LlamaFamily):
     prefix_of_classes = "Phi3"
 
 
+class MixtralFamily(LlamaFamily):
+    """MixtralForCausalLM. ``projections`` are an expert's gate, up and down, as files call them."""
+
+    source = "transformers.models.mixtral.modeling_mixtral"
+    prefix_of_classes = "Mixtral"
+    projections: ClassVar[tuple[str, str, str]] = ("w1", "w3", "w2")
+
+    def block(self, index: int) -> nn.Module:
+        module: Any = super().block(index)
+        if hasattr(module.mlp, "experts"):  # some blocks of mixtures have an MLP
+            module.mlp.experts = separate_experts(module.mlp.experts, self.projections)
+        return module  # type: ignore[no-any-return]
+
+
+class Qwen3MoeFamily(MixtralFamily):
+    """Qwen3MoeForCausalLM."""
+
+    source = "transformers.models.qwen3_moe.modeling_qwen3_moe"
+    prefix_of_classes = "Qwen3Moe"
+    projections = ("gate_proj", "up_proj", "down_proj")
+
+
 class Gpt2Embedding(nn.Module):
     """Token and position tables: gpt2 adds positions before its first block."""
 
@@ -176,8 +199,10 @@ class Gpt2Family(TorchFamily):
 FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
     "LlamaForCausalLM": LlamaFamily,
     "MistralForCausalLM": MistralFamily,
+    "MixtralForCausalLM": MixtralFamily,
     "Qwen2ForCausalLM": Qwen2Family,
     "Qwen3ForCausalLM": Qwen3Family,
+    "Qwen3MoeForCausalLM": Qwen3MoeFamily,
     "Phi3ForCausalLM": Phi3Family,
     "GPT2LMHeadModel": Gpt2Family,
 }
