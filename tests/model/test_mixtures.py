@@ -27,12 +27,12 @@ SIZES = {
 }
 MIXTRAL = MixtralConfig(**SIZES, num_local_experts=5, num_experts_per_tok=2)
 QWEN3 = Qwen3MoeConfig(
-    **SIZES, head_dim=8, num_experts=5, num_experts_per_tok=3, moe_intermediate_size=7,
+    **SIZES, head_dim=8, num_experts=5, num_experts_per_tok=3, moe_intermediate_size=8,
     mlp_only_layers=[0],
 )  # fmt: skip
 CASES: list[tuple[Any, Any, int, int]] = [
     (MixtralForCausalLM, MIXTRAL, 2, 20),
-    (Qwen3MoeForCausalLM, QWEN3, 3, 7),
+    (Qwen3MoeForCausalLM, QWEN3, 3, 8),
 ]
 IDS = ["mixtral", "qwen3_moe"]
 

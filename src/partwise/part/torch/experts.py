@@ -44,7 +44,7 @@ class Experts(nn.ModuleDict):
     def forward(self, hidden_NH: Tensor, chosen_NC: Tensor, weights_NC: Tensor) -> Tensor:
         """The weighted sum (N, H) over those of the experts that each token chose."""
         total_NH = torch.zeros_like(hidden_NH)
-        for number in chosen_NC.unique().tolist():
+        for number in sorted(set(chosen_NC.flatten().tolist())):
             if str(number) in self:
                 tokens, places = torch.where(chosen_NC == number)
                 output = self[str(number)](hidden_NH[tokens]) * weights_NC[tokens, places, None]
