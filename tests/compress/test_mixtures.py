@@ -1,4 +1,5 @@
-"""Versions of mixtures of experts: experts are rounded one by one, and no units are removed."""
+"""Versions of mixtures of experts: experts are rounded one by one, routers never, and no units
+are removed."""
 
 from __future__ import annotations
 
@@ -29,13 +30,16 @@ def test_a_rounded_version_runs_and_is_close(
     make_version: Callable[[Path, Recipe], Made],
 ) -> None:
     made = make_version(mixtral, recipe)
-    # Of 5 blocks: 4 projections, a router, 6 experts of 3 matrices; the table and the head.
-    assert sum(made.ways.values()) == 5 * (4 + 1 + 6 * 3) + 2
+    # Of 5 blocks 4 projections and 6 experts of 3 matrices, the table and the head; no router.
+    assert sum(made.ways.values()) == 5 * (4 + 6 * 3) + 2
+    assert not any(name.endswith("gate.weight") for name in made.manifest.tensors)
     before, after = (
         run_to_head(mixtral, version, windows[:2], lambda done, total: None) for version in (0, 1)
     )
     for one, other in zip(before.states, after.states, strict=True):
-        assert np.abs(one - other).mean() < 0.1 * np.abs(one).mean()
+        # A few tokens go to other experts: the states before the routers are rounded too.
+        moved = np.abs(one - other).mean(axis=-1)
+        assert np.median(moved) < 0.1 * np.abs(one).mean()
 
 
 def test_experts_have_no_units_to_remove(
