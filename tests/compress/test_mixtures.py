@@ -32,7 +32,6 @@ def test_a_rounded_version_runs_and_is_close(
     made = make_version(mixtral, recipe)
     # Of 5 blocks 4 projections and 6 experts of 3 matrices, the table and the head; no router.
     assert sum(made.ways.values()) == 5 * (4 + 6 * 3) + 2
-    assert not any(name.endswith("gate.weight") for name in made.manifest.tensors)
     before, after = (
         run_to_head(mixtral, version, windows[:2], lambda done, total: None) for version in (0, 1)
     )

@@ -36,7 +36,7 @@ def make_pair(num_experts: int, num_chosen: int, seed: int) -> tuple[Any, Expert
     mixture = MixtralSparseMoeBlock(config)
     for parameter in mixture.parameters():
         parameter.data.normal_(std=0.5)
-    experts = separate_experts(mixture.experts, PROJECTIONS)
+    experts = separate_experts(mixture.experts, PROJECTIONS, ((0, num_experts),))
     with_few_rows_linear(experts)
     for number, expert in experts.items():
         gate_up = mixture.experts.gate_up_proj[int(number)]
@@ -74,13 +74,14 @@ def test_the_sums_of_any_owners_add_up_to_all_experts(
 
 
 def test_experts_take_the_place_of_the_stacked_ones_without_memory() -> None:
-    config = MixtralConfig(hidden_size=16, intermediate_size=12, num_local_experts=3)
+    config = MixtralConfig(hidden_size=16, intermediate_size=12, num_local_experts=5)
     with torch.device("meta"):
-        experts = separate_experts(MixtralSparseMoeBlock(config).experts, PROJECTIONS)
+        stacked = MixtralSparseMoeBlock(config).experts
+        experts = separate_experts(stacked, PROJECTIONS, ((0, 1), (2, 4)))
     shapes = {name: tuple(weight.shape) for name, weight in experts.state_dict().items()}
     assert shapes == {
         f"{number}.{name}.weight": (16, 12) if name == "w2" else (12, 16)
-        for number in range(3)
+        for number in (0, 2, 3)
         for name in PROJECTIONS
     }
     assert all(weight.is_meta for weight in experts.parameters())

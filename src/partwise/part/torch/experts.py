@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from partwise.part.owned import Ranges
+
 
 class Expert(nn.Module):
     """A gated MLP whose projections are called ``names``: gate, up, down."""
@@ -52,8 +54,9 @@ class Experts(nn.ModuleDict):
         return total_NH
 
 
-def separate_experts(stacked: Any, names: Sequence[str]) -> Experts:
-    """In place of the experts that transformers holds ``stacked`` as many modules, without weights,
-    on the device of the context."""
-    sizes, count = (stacked.hidden_dim, stacked.intermediate_dim), stacked.num_experts
-    return Experts({str(i): Expert(sizes, names, stacked.act_fn) for i in range(count)})
+def separate_experts(stacked: Any, names: Sequence[str], ranges: Ranges) -> Experts:
+    """In place of the experts that transformers holds ``stacked`` a module for each in ``ranges``,
+    without weights, on the device of the context."""
+    sizes = stacked.hidden_dim, stacked.intermediate_dim
+    numbers = (number for start, stop in ranges for number in range(start, stop))
+    return Experts({str(n): Expert(sizes, names, stacked.act_fn) for n in numbers})
