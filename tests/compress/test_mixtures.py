@@ -38,7 +38,7 @@ def test_a_rounded_version_runs_and_is_close(
     for one, other in zip(before.states, after.states, strict=True):
         # A few tokens go to other experts: the states before the routers are rounded too.
         moved = np.abs(one - other).mean(axis=-1)
-        assert np.median(moved) < 0.1 * np.abs(one).mean()
+        assert np.median(moved) < 0.2 * np.abs(one).mean()
 
 
 def test_experts_have_no_units_to_remove(

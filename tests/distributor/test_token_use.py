@@ -18,6 +18,7 @@ from partwise.distributor.plan import Member, NeuronShare, Plan, Stage
 from partwise.distributor.reduction import list_reductions
 from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.workload import Workload
+from partwise.errors import Infeasible, PlanError
 from partwise.model import Model
 from support.planning import make_problem
 
@@ -127,3 +128,24 @@ def test_a_mixture_has_no_units_to_lose(mixture: Model, model: Model) -> None:
     for of, num_reductions in ((mixture, 0), (model, 9)):
         problem = replace(make_problem(of, 1), allow=frozenset({"sparse"}))
         assert len(list(list_reductions(problem))) == num_reductions
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({"s0": "0:2", "s1": "3"}, "expert 2:3 of model.layers.0 is owned by nobody"),
+        ({"s0": "0:3", "s1": "2:4"}, "expert 2:3 of model.layers.0 is claimed twice, by 's0' and"),
+        ({"s0": "0:2", "s1": "2:5"}, "there are 0:4"),
+    ],
+)
+def test_experts_that_are_not_owned_once_each_are_refused(
+    ids: dict[str, str], message: str, mixture: Model
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        STRATEGIES["ids"].plan(make_problem(mixture, 2, ids={"*": {"expert": ids}}))
+
+
+def test_more_members_than_experts_are_refused(mixture: Model) -> None:
+    problem = make_problem(mixture, 5, types={"mlp": [f"s{i}" for i in range(5)]})
+    with pytest.raises(Infeasible, match="5 servers are more than the 4 granules of expert"):
+        STRATEGIES["type"].plan(problem)

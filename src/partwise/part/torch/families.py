@@ -89,7 +89,7 @@ class LlamaFamily(TorchFamily):
 
     source = "transformers.models.llama.modeling_llama"
     prefix_of_classes: ClassVar[str] = "Llama"
-    halves = (
+    halves: ClassVar[tuple[Half, ...]] = (
         Half(kind=KV_GROUP, path="self_attn", end="self_attn.o_proj", is_pair=True),
         Half(kind=MLP_UNIT, path="mlp", end="mlp.down_proj"),
     )
