@@ -146,6 +146,7 @@ def test_experts_that_are_not_owned_once_each_are_refused(
 
 
 def test_more_members_than_experts_are_refused(mixture: Model) -> None:
-    problem = make_problem(mixture, 5, types={"mlp": [f"s{i}" for i in range(5)]})
+    types = {"attention": "s0", "mlp": [f"s{i}" for i in range(5)]}
+    problem = make_problem(mixture, 5, types=types)
     with pytest.raises(Infeasible, match="5 servers are more than the 4 granules of expert"):
         STRATEGIES["type"].plan(problem)

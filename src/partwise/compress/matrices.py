@@ -21,11 +21,10 @@ MLP_WIDTH_KEYS = {"GPT2LMHeadModel": "n_inner"}
 
 
 def matrices_of(layer: Layer) -> list[Parameter]:
-    """The parameters that activations are multiplied by, but routers: these have no neurons, are
-    small, and what is rounded of one sends tokens to other experts."""
+    """The parameters that activations are multiplied by."""
     if layer.kind not in (LayerKind.BLOCK, LayerKind.HEAD):
         return []
-    return [p for p in layer.parameters if len(p.shape) == 2 and p.neurons]
+    return [parameter for parameter in layer.parameters if len(parameter.shape) == 2]
 
 
 def is_transposed(model: Model, layer: Layer) -> bool:

@@ -15,9 +15,11 @@ from partwise.model.families.stored import StoredTensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """The experts of one block, and what their matrices are called: ``names`` is those of the
-    gate, up and down projections in the module, ``stored`` and ``module`` what goes before the
-    router and the experts, in the files and in the module."""
+    """The router and the experts of one block.
+
+    ``names`` are what an expert's gate, up and down projections are called, ``stored`` and
+    ``module`` what goes before router and experts in the names of files and of the module.
+    """
 
     num_experts: int
     num_chosen: int
@@ -32,7 +34,8 @@ class Mixture:
         return NeuronKind(name=EXPERT, count=self.num_experts, num_chosen=self.num_chosen)
 
     def describe(self, tensors: StoredTensors) -> list[Parameter]:
-        """The router, which has no neurons for every member chooses, and the experts.
+        """The parameters of the router and of each expert. The router has no neurons: every member
+        of a stage routes all tokens.
 
         Raises:
             DamagedModel: a tensor is missing or has another shape.
