@@ -14,7 +14,7 @@ from partwise.distributor.layer_classes import LayerClasses
 from partwise.distributor.plan import Member
 from partwise.distributor.shares import Ranges, lay_out, round_shares, share_out
 from partwise.errors import PlanError
-from partwise.model.description import Layer, Model, NeuronKind
+from partwise.model.description import Layer, Model, NeuronKind, Parameter
 from partwise.model.families.family import KV_GROUP
 
 INT4_BLOCK = 32
@@ -34,10 +34,16 @@ def find_granules(model: Model, precision: str, asked: Any) -> dict[str, int]:
     """
     granules = _read_granules(model, asked) if asked else {}
     if precision == "int4":
-        for axis in (axis for p in model.parameters for axis in p.neurons):
+        for axis in (axis for p in model.parameters for axis in p.neurons if _can_cut(p)):
             block = INT4_BLOCK // math.gcd(INT4_BLOCK, axis.width)
             granules[axis.kind] = math.lcm(granules.get(axis.kind, 1), block)
     return granules
+
+
+def _can_cut(parameter: Parameter) -> bool:
+    """Whether it may be cut between two of its neurons: it holds more than one."""
+    start, stop = parameter.neuron_span
+    return stop - start > 1
 
 
 def _read_granules(model: Model, asked: Any) -> dict[str, int]:

@@ -41,12 +41,15 @@ class Owned:
         if not kinds & self.by_kind.keys():
             return [tuple(slice(0, size) for size in parameter.shape)]
         boxes = []
+        low, high = parameter.neuron_span
         for axis in parameter.neurons:
-            for start, stop in self.by_kind[axis.kind]:
-                box = [slice(0, size) for size in parameter.shape]
-                first = axis.offset + start * axis.width
-                box[axis.axis] = slice(first, first + (stop - start) * axis.width)
-                boxes.append(tuple(box))
+            for owned_start, owned_stop in self.by_kind[axis.kind]:
+                start, stop = max(owned_start, low), min(owned_stop, high)
+                if start < stop:
+                    box = [slice(0, size) for size in parameter.shape]
+                    first = axis.offset + (start - low) * axis.width
+                    box[axis.axis] = slice(first, first + (stop - start) * axis.width)
+                    boxes.append(tuple(box))
         return boxes
 
 
