@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from partwise.distributor.build import identify, join
@@ -84,13 +83,7 @@ def _share(
             if ranges and ranges[-1][1] == start:
                 start = ranges.pop()[0]
             ranges.append((start, stop))
-    return NeuronShare(kind=kind, ranges=tuple(ranges), granule=granule, layers=layers)
-
-
-def change_runners(plan: Plan, **changes: object) -> Plan:
-    """``plan`` with other parts."""
-    parts = tuple(msgspec.structs.replace(part, **changes) for part in plan.parts)
-    return msgspec.structs.replace(plan, parts=parts)
+    return NeuronShare(kind=kind, ranges=tuple(ranges), layers=layers)
 
 
 class Stages:
