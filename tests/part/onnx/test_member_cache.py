@@ -75,7 +75,7 @@ def test_a_wrong_digest_is_built_again_and_said(path: Path, role: str) -> None:
 def test_other_shares_are_other_graphs(path: Path) -> None:
     first = logits_of(open_members(path, HALVES))
     before = data_files(path)
-    swapped: Owners = {kind: (1, 0) for kind in HALVES}
+    swapped: Owners = dict.fromkeys(HALVES, (1, 0))
     # The other member owns now what this one did: the same graphs, of the other one.
     assert (logits_of(open_members(path, swapped)) == first).all()
     assert data_files(path) == before

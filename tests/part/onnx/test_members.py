@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from oracle_cases import load_network
+from partwise.distributor.member_shares import find_granules
 from partwise.errors import NotFinite, PlanError
 from partwise.model import open_model
 from partwise.part.onnx import segments
 from partwise.part.onnx.kv import KvPool
 from partwise.remote.frame import Row, RowFlag
 from support.decoders import DECODERS, save_decoder
+from support.exchange import run_members
 from support.members import (
     ALL,
     Outputs,
@@ -32,7 +34,6 @@ RELATIVE = 1e-4
 ROUNDED = 0.05
 """How far apart sums in another order may be where products round their inputs to int8: measured up
 to 0.024 on 4 random blocks. Wrong neurons are further (`test_swapped_shares_are_caught`)."""
-GRANULES = {"kv_group": 1, "mlp_unit": 32, "vocabulary_row": 32}
 EVERYTHING = {"kv_group": (0, 1), "mlp_unit": (1, 0), "vocabulary_row": (0, 0, 1)}
 OWNERS: dict[str, tuple[int, Owners]] = {
     "halves": (2, {"kv_group": (0, 0, 1, 1), "mlp_unit": (0, 1), "vocabulary_row": (0, 1)}),
@@ -77,16 +78,12 @@ def wholes() -> Any:
 
 
 def open_members(path: Path, owners: Owners, count: int = 2, precision: Any = "fp32") -> Stages:
-    plan = plan_members(
-        open_model(path), count, owners, precision=precision, granules=_granules(path)
-    )
+    model = open_model(path)
+    granules = {"mlp_unit": 7, "vocabulary_row": 24}
+    if precision != "fp32":
+        granules = find_granules(model, precision, None)
+    plan = plan_members(model, count, owners, precision=precision, granules=granules)
     return Stages(path, plan)
-
-
-def _granules(path: Path) -> dict[str, int]:
-    block = open_model(path).layers[1]
-    width = next(a.width for p in block.parameters for a in p.neurons if a.axis == 1)
-    return GRANULES | {"kv_group": max(1, 32 // width)}
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
@@ -148,6 +145,15 @@ def test_a_stage_of_members_stands_between_others(
     assert find_difference(run_passes(Stages(path, plan)), wholes(path)) < RELATIVE
 
 
+@pytest.mark.parametrize("layers", [(0, 1), (5, 7), (6, 7)])
+def test_a_member_may_own_nothing_of_its_stage(
+    layers: tuple[int, int], decoders: Any, wholes: Any
+) -> None:
+    path = decoders("qwen2")
+    plan = plan_members(open_model(path), 2, {"vocabulary_row": (1,)}, layers=layers)
+    assert find_difference(run_passes(Stages(path, plan)), wholes(path)) < RELATIVE
+
+
 @pytest.mark.parametrize("flags", [RowFlag.PICK, RowFlag.PICK | RowFlag.LOGPROB])
 def test_what_no_row_asks_for_is_not_exchanged(flags: RowFlag, decoders: Any) -> None:
     stages = open_members(decoders("llama"), {"vocabulary_row": (0, 1)})
@@ -169,16 +175,17 @@ def test_members_may_hear_of_releases_at_different_times(decoders: Any, wholes: 
     ]
     whole = Stages(path, plan_members(open_model(path), 1, {}))
     stages = open_members(path, EVERYTHING)
-    places: list[list[int]] = []
+    are_alike: list[bool] = []
 
     def release(number: int) -> None:
         if number in {2, 3}:
             stages.runners[0][number - 2].release([0, 3])
             pools = [runner._kv for runner in stages.runners[0]]
-            places[:] = [list(pool._slots) for pool in pools if pool is not None]
+            first, second = (list(pool._slots) for pool in pools if pool is not None)
+            are_alike.append(first == second)
 
     found = run_passes(stages, passes, before=release)
-    assert places[0] != places[1]
+    assert are_alike == [False, True]
     assert find_difference(found, run_passes(whole, passes)) < RELATIVE
 
 
@@ -208,7 +215,7 @@ def test_swapped_shares_are_caught(
     from partwise.part.onnx import shares
 
     original = shares.find_owned_neurons
-    layer = 2 if kind != "vocabulary_row" else 6
+    layer = 2 if kind != "vocabulary_row" else 0
 
     def swap(plan: Any, part: str, index: int) -> Any:
         wrong = {"part0": "part1", "part1": "part0"}[part]
@@ -258,23 +265,28 @@ def test_the_comparison_fails_when_members_are_broken(
     assert find_difference(run_passes(stages, passes, before=release), expected) > 100 * RELATIVE
 
 
-def test_a_member_with_damaged_weights_is_named_by_all(tmp_path: Path) -> None:
+def test_a_member_with_damaged_weights_is_named_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save_decoder(tmp_path, "llama", **SIZES)
     plan = plan_members(open_model(path), 2, {"vocabulary_row": (0, 1)})
     stages = Stages(path, plan)
-    head = stages.runners[0][1]._shared_head
+    damaged = stages.runners[0][1]
+    head = damaged._shared_head
     assert head is not None
-    stages.runners[0][1]._graph = _Broken(head.num_own)  # type: ignore[assignment]
-    with pytest.raises(NotFinite, match="part1"):
-        stages.run((Row(0, 0, 3, int(ALL)),), [1, 2, 3])
+    logits = np.zeros((1, head.num_own), np.float32)
+    logits[0, 5] = np.nan
+    monkeypatch.setattr(damaged._graph, "run", lambda *_: logits)
+    ids = np.array([1, 2, 3])
 
+    def run(member: int) -> str:
+        with pytest.raises(NotFinite) as found:
+            stages.runners[0][member].run((Row(0, 0, 3, int(ALL)),), (ids,), lambda: None)
+        return str(found.value)
 
-class _Broken:
-    def __init__(self, num_logits: int) -> None:
-        self._num_logits = num_logits
-
-    def run(self, *_: Any) -> np.ndarray:
-        return np.full((1, self._num_logits), np.nan, np.float32)
+    first, second = run_members(run, 2)
+    assert first == second
+    assert first.startswith("part1 ")
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
