@@ -49,6 +49,12 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
+def is_contradicted(predicted_ratio: float, measured: Spread) -> bool:
+    """Whether a predicted ratio is on the other side of 1 than the measured one with both of its
+    quartiles."""
+    return measured.high < 1 if predicted_ratio > 1 else measured.low > 1
+
+
 def describe_machine() -> dict[str, Any]:
     """What the figures depend on."""
     cpu = platform.processor() or "unknown"

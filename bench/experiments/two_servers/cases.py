@@ -16,8 +16,8 @@ class Layout(StrEnum):
     """How a model lies on servers."""
 
     ONE = "one server"
-    LAYERS = "two, by layers"
-    NEURONS = "two, by neurons"
+    LAYERS = "layers"
+    NEURONS = "neurons"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

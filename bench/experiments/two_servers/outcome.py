@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -83,17 +84,34 @@ class Series:
         best = self.find(self.choose(condition, take_measured), condition)
         return chosen.measured.low > best.measured.high
 
-    def change_over_ms(
+    def find_delay_ms(
         self, mbit_per_s: float | None, rival: Layout, seconds: Seconds
     ) -> float | None:
-        """The delay up to which neurons are faster than ``rival`` over such a link: 0, never;
-        None, under every delay measured. Between two delays times are taken as linear."""
+        """The one-way delay up to which neurons are faster than ``rival`` over such a link: 0,
+        never; None, under every delay measured. Between two of them times are linear."""
         conditions = [c for c in self.conditions if c.mbit_per_s == mbit_per_s]
-        lacks = [
-            (c.delay_ms, seconds(self.find(Layout.NEURONS, c)) - seconds(self.find(rival, c)))
-            for c in sorted(conditions, key=lambda c: c.delay_ms)
+        places = {condition.delay_ms: condition for condition in conditions}
+        return find_crossing(self._list_lacks(places, rival, seconds))
+
+    def find_mbit_per_s(self, rival: Layout, seconds: Seconds) -> float | None:
+        """The bandwidth from which on neurons are faster than ``rival`` without delay: infinite,
+        never; None, at every bandwidth measured. Between two of them times are linear in the
+        seconds that a bit takes; over loopback it takes none."""
+        conditions = [c for c in self.conditions if not c.delay_ms]
+        places = {1 / (c.mbit_per_s or math.inf): c for c in conditions}
+        slowness = find_crossing(self._list_lacks(places, rival, seconds))
+        if slowness is None:
+            return None
+        return 1 / slowness if slowness else math.inf
+
+    def _list_lacks(
+        self, places: Mapping[float, Condition], rival: Layout, seconds: Seconds
+    ) -> list[tuple[float, float]]:
+        """By ascending places, how many seconds a token neurons take more than ``rival``."""
+        return [
+            (place, seconds(self.find(Layout.NEURONS, c)) - seconds(self.find(rival, c)))
+            for place, c in sorted(places.items(), key=lambda pair: pair[0])
         ]
-        return find_crossing(lacks)
 
 
 def find_crossing(lacks: Sequence[tuple[float, float]]) -> float | None:
