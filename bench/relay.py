@@ -22,9 +22,10 @@ import select
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from relay_flows import End, Flow, Line
 
 CHUNK_BYTES = 1 << 16
 MAX_QUEUED_BYTES = 1 << 23
@@ -50,85 +51,6 @@ class Route:
     line: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Line:
-    """One direction of a long way, shared by all connections. May be changed at any time."""
-
-    delay_s: float = 0.0
-    bytes_per_s: float | None = None
-    free_s: float = 0.0
-
-    def schedule(self, num_bytes: int, now_s: float) -> float:
-        """When the last of ``num_bytes`` that come in now is at the other end."""
-        if self.bytes_per_s is None:
-            return now_s + self.delay_s
-        self.free_s = max(now_s, self.free_s) + num_bytes / self.bytes_per_s
-        return self.free_s + self.delay_s
-
-
-@dataclass(slots=True, eq=False)
-class _End:
-    """One of a connection's two sockets. Until it is connected it takes nothing."""
-
-    sock: socket.socket
-    takes_nothing: bool
-    mask: int = 0
-    is_watched: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class _Flow:
-    """One direction of a connection: what waits, and until when; an empty piece is the end.
-
-    ``has_ended``: nothing more is read. ``is_finished``: nothing more is written either.
-    """
-
-    line: Line
-    source: _End
-    target: _End
-    pieces: deque[tuple[float, memoryview]] = field(default_factory=deque)
-    num_bytes: int = 0
-    has_ended: bool = False
-    is_finished: bool = False
-    is_scheduled: bool = False
-
-    def put(self, data: bytes) -> None:
-        """Take what was read just now; nothing: the source has ended."""
-        self.has_ended = not data
-        self.num_bytes += len(data)
-        due_s = self.line.schedule(len(data), time.monotonic())
-        self.pieces.append((due_s, memoryview(data)))
-
-    def write_due(self) -> None:
-        """Write what is due, as far as the target takes it.
-
-        Raises:
-            OSError: the target is gone.
-        """
-        now_s = time.monotonic()
-        while self.pieces and self.pieces[0][0] <= now_s and not self.target.takes_nothing:
-            due_s, piece = self.pieces[0]
-            if not piece:
-                self.finish()
-                self.target.sock.shutdown(socket.SHUT_WR)
-                return
-            try:
-                count = self.target.sock.send(piece)
-            except BlockingIOError:
-                self.target.takes_nothing = True
-                return
-            self.num_bytes -= count
-            self.pieces.popleft()
-            if count < len(piece):
-                self.pieces.appendleft((due_s, piece[count:]))
-
-    def finish(self) -> None:
-        """Read and write nothing more."""
-        self.pieces.clear()
-        self.num_bytes = 0
-        self.has_ended = self.is_finished = True
-
-
 class Relay:
     """Listens as soon as it is made. ``lines`` are those that routes name."""
 
@@ -137,8 +59,8 @@ class Relay:
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, Route]] = {}
         # By descriptor: the flow that reads from it, and the one that writes to it.
-        self._flows: dict[int, tuple[_Flow, _Flow]] = {}
-        self._due: list[tuple[float, int, _Flow]] = []
+        self._flows: dict[int, tuple[Flow, Flow]] = {}
+        self._due: list[tuple[float, int, Flow]] = []
         self._numbers = itertools.count()
         for route in routes:
             listener = socket.create_server(route.listen, backlog=BACKLOG)
@@ -190,9 +112,9 @@ class Relay:
         except OSError:
             return  # it is gone already
         server = socket.socket(client.family)
-        ends = _End(client, takes_nothing=False), _End(server, takes_nothing=True)
-        there = _Flow(self._lines[route.line], ends[0], ends[1])
-        back = _Flow(self._lines[1 - route.line], ends[1], ends[0])
+        ends = End(client, takes_nothing=False), End(server, takes_nothing=True)
+        there = Flow(self._lines[route.line], ends[0], ends[1])
+        back = Flow(self._lines[1 - route.line], ends[1], ends[0])
         for end, flows in zip(ends, ((there, back), (back, there)), strict=True):
             end.sock.setblocking(False)
             end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -201,7 +123,7 @@ class Relay:
         server.connect_ex(route.target)  # the socket's events say what comes of it
         self._look_after(there)
 
-    def _serve(self, reads: _Flow, writes: _Flow, events: int) -> None:
+    def _serve(self, reads: Flow, writes: Flow, events: int) -> None:
         """One socket is ready: ``reads`` is what it is read for, ``writes`` what is written."""
         if events & _WRITE:
             reads.source.takes_nothing = False
@@ -211,7 +133,7 @@ class Relay:
         if events & (_READ | _BROKEN):
             self._read(reads, writes)
 
-    def _read(self, reads: _Flow, writes: _Flow) -> None:
+    def _read(self, reads: Flow, writes: Flow) -> None:
         try:
             # A broken socket that has ended before says so here.
             data = reads.source.sock.recv(CHUNK_BYTES)
@@ -226,14 +148,14 @@ class Relay:
             writes.finish()  # it ended, and now broke
         self._write(reads)
 
-    def _write(self, flow: _Flow) -> None:
+    def _write(self, flow: Flow) -> None:
         try:
             flow.write_due()
         except OSError:
             flow.finish()  # that the target is gone, its own events say
         self._look_after(flow)
 
-    def _look_after(self, flow: _Flow) -> None:
+    def _look_after(self, flow: Flow) -> None:
         """Wait for what a connection waits for now, after a change of ``flow``."""
         if flow.pieces and not flow.target.takes_nothing and not flow.is_scheduled:
             flow.is_scheduled = True
@@ -248,7 +170,7 @@ class Relay:
         for end in ends:
             self._choose_events(end)
 
-    def _choose_events(self, end: _End) -> None:
+    def _choose_events(self, end: End) -> None:
         reads, writes = self._flows[end.sock.fileno()]
         if reads.has_ended and writes.is_finished:
             self._leave(end)  # a broken socket would be ready for ever
@@ -259,7 +181,7 @@ class Relay:
             end.mask = mask
             self._epoll.modify(end.sock, mask)
 
-    def _leave(self, end: _End) -> None:
+    def _leave(self, end: End) -> None:
         if end.is_watched:
             end.is_watched = False
             self._epoll.unregister(end.sock)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import Line, Relay, Route
+from relay import Relay, Route
+from relay_flows import Line
 from relaying import run_relay
 
 DEADLINE_S = 20.0
