@@ -49,10 +49,9 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def is_contradicted(predicted_ratio: float, measured: Spread) -> bool:
-    """Whether a predicted ratio is on the other side of 1 than the measured one with both of its
-    quartiles."""
-    return measured.high < 1 if predicted_ratio > 1 else measured.low > 1
+def is_contradicted(measured: Spread, *, says_faster: bool) -> bool:
+    """Whether a measured ratio is on the other side of 1 than was said, with both quartiles."""
+    return measured.high < 1 if says_faster else measured.low > 1
 
 
 def describe_machine() -> dict[str, Any]:

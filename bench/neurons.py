@@ -39,6 +39,7 @@ from partwise.cluster.toml_file import read_host, write_host
 from partwise.distributor.compare import Planned, evaluate
 from partwise.distributor.problem import Problem
 from partwise.distributor.strategies import STRATEGIES
+from partwise.distributor.verdict import Verdict
 from partwise.distributor.workload import Workload
 from partwise.model import open_model
 from plan_prediction import probe_host
@@ -174,9 +175,14 @@ class Duel:
     measured: Spread
 
     @property
+    def says_faster(self) -> bool:
+        """Whether the planner says that members beat the rival: what comes out even does not."""
+        return Verdict(measure="latency", streams=1, speedup=self.predicted).beats_one_machine
+
+    @property
     def is_wrong(self) -> bool:
-        """Whether the planner said of the slower one that it is the faster."""
-        return is_contradicted(self.predicted, self.measured)
+        """Whether it was measured to be the other way round."""
+        return is_contradicted(self.measured, says_faster=self.says_faster)
 
     def __str__(self) -> str:
         return f"{self.subject.name}, {self.subject.precision}, over {self.rival}"

@@ -94,7 +94,7 @@ class Outcome:
         """Whether it says "beats one machine" where that is measured not to, or the reverse."""
         if self.predicted_ratio is None or self.measured_ratio is None:
             return False
-        return is_contradicted(self.predicted_ratio, self.measured_ratio)
+        return is_contradicted(self.measured_ratio, says_faster=self.predicted_ratio > 1)
 
 
 def list_cases() -> list[Case]:

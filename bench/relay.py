@@ -20,6 +20,7 @@ import itertools
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -33,8 +34,13 @@ MAX_QUEUED_BYTES = 1 << 23
 EARLY_S = 120e-6
 """Before something is due it is looked for again and again: a processor of a virtual machine that
 slept for milliseconds wakes up about so late."""
+MOST_LATE_S = 2e-3
+"""What lay in a socket for longer waited for room here, and is not counted from its arrival."""
 BACKLOG = 128
 OK = "ok"
+SO_TIMESTAMPNS, TIMESTAMP = 35, struct.Struct("@ll")
+"""Of <asm/socket.h>: seconds and nanoseconds at which the kernel had what is read."""
+NOTES_BYTES = socket.CMSG_SPACE(TIMESTAMP.size)
 
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 _BROKEN = select.EPOLLHUP | select.EPOLLERR
@@ -118,6 +124,7 @@ class Relay:
         for end, flows in zip(ends, ((there, back), (back, there)), strict=True):
             end.sock.setblocking(False)
             end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._flows[end.sock.fileno()] = flows
             self._epoll.register(end.sock, 0)
         server.connect_ex(route.target)  # the socket's events say what comes of it
@@ -135,17 +142,15 @@ class Relay:
 
     def _read(self, reads: Flow, writes: Flow) -> None:
         try:
-            # A broken socket that has ended before says so here.
-            data = reads.source.sock.recv(CHUNK_BYTES)
+            data, notes, *_ = reads.source.sock.recvmsg(CHUNK_BYTES, NOTES_BYTES)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-            writes.finish()  # nobody will take it
+            data, notes = b"", []  # it broke: the next time it will have ended already
         if not reads.has_ended:
-            reads.put(data)
+            reads.put(data, find_arrival_s(notes))
         elif not data:
-            writes.finish()  # it ended, and now broke
+            writes.finish()  # nobody takes it any more
         self._write(reads)
 
     def _write(self, flow: Flow) -> None:
@@ -185,6 +190,18 @@ class Relay:
         if end.is_watched:
             end.is_watched = False
             self._epoll.unregister(end.sock)
+
+
+def find_arrival_s(notes: Sequence[tuple[int, int, bytes]]) -> float:
+    """When the kernel had what was read with ``notes``, by the monotonic clock: before this process
+    woke up for it. Now, where it does not say."""
+    now_s = time.monotonic()
+    for _, kind, data in notes:
+        if kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = TIMESTAMP.unpack(data)
+            ago_s = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e9
+            return now_s - min(max(ago_s, 0.0), MOST_LATE_S)
+    return now_s
 
 
 def obey(command: str, lines: Sequence[Line]) -> None:

@@ -20,7 +20,7 @@ class Line:
     free_s: float = 0.0
 
     def schedule(self, num_bytes: int, now_s: float) -> float:
-        """When the last of ``num_bytes`` that come in now is at the other end."""
+        """When the last of ``num_bytes`` that came in at ``now_s`` is at the other end."""
         if self.bytes_per_s is None:
             return now_s + self.delay_s
         self.free_s = max(now_s, self.free_s) + num_bytes / self.bytes_per_s
@@ -53,11 +53,11 @@ class Flow:
     is_finished: bool = False
     is_scheduled: bool = False
 
-    def put(self, data: bytes) -> None:
-        """Take what was read just now; nothing: the source has ended."""
+    def put(self, data: bytes, arrival_s: float) -> None:
+        """Take what came in at that time; nothing: the source has ended."""
         self.has_ended = not data
         self.num_bytes += len(data)
-        due_s = self.line.schedule(len(data), time.monotonic())
+        due_s = self.line.schedule(len(data), arrival_s)
         self.pieces.append((due_s, memoryview(data)))
 
     def write_due(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from harness import Spread, is_contradicted
 from neurons import (
     LLAMA,
+    Duel,
     Measured,
     Setup,
     Subject,
@@ -66,7 +67,14 @@ def test_a_prediction_is_contradicted_only_beyond_the_spread(
     predicted: float, low: float, high: float, is_wrong: bool
 ) -> None:
     measured = Spread(median=(low + high) / 2, low=low, high=high, count=3)
-    assert is_contradicted(predicted, measured) is is_wrong
+    assert is_contradicted(measured, says_faster=predicted > 1) is is_wrong
+
+
+def test_what_is_predicted_to_come_out_even_is_not_said_to_be_faster() -> None:
+    measured = Spread(median=0.8, low=0.7, high=0.9, count=3)
+    even = Duel(subject=SMALL, rival=Way.WIDE, predicted=1.001, measured=measured)
+    assert not even.is_wrong
+    assert replace(even, predicted=1.1).is_wrong
 
 
 def test_figures_are_the_least_of_both_precisions() -> None:

@@ -293,24 +293,43 @@ def test_a_relay_in_a_process_changes_while_it_runs() -> None:
         assert min(time_round_trips(sock, 12_500, 2)) >= 2 * 12_500 * 8 / 10e6
 
 
-def test_two_routes_of_opposite_directions_use_opposite_lines() -> None:
-    lines = Line(delay_s=0.0), Line(delay_s=0.0, bytes_per_s=1.25e6)
+def test_who_comes_late_gets_all_of_it() -> None:
+    """More than sockets take at once: what is written in part goes on where it stopped."""
+    payload = os.urandom(6 << 20)
+    found: list[bytes] = []
+    is_over = threading.Event()
 
-    def swallow(sock: socket.socket) -> None:
-        num_bytes = 0
-        while num_bytes < 12_500:
-            num_bytes += len(sock.recv(1 << 16))
-        sock.sendall(b"x")
+    def read_late(sock: socket.socket) -> None:
+        time.sleep(0.2)
+        found.append(receive(sock, len(payload) + 1))
+        is_over.set()
+
+    with listening(read_late) as server, relaying(server) as port, connect(port) as sock:
+        sock.sendall(payload)
+        sock.shutdown(socket.SHUT_WR)
+        assert is_over.wait(DEADLINE_S)
+    assert found == [payload]
+
+
+@pytest.mark.parametrize("answer_bytes", [1, 12_500])
+def test_two_routes_of_opposite_directions_use_opposite_lines(answer_bytes: int) -> None:
+    """Of 12,500 bytes there and an answer those are slow that the second line carries."""
+    lines = Line(), Line(bytes_per_s=1.25e6)
+
+    def answer(sock: socket.socket) -> None:
+        receive(sock, 12_500)
+        sock.sendall(bytes(answer_bytes))
 
     taken = []
     with (
-        listening(swallow) as server,
+        listening(answer) as server,
         running(Relay([route(server, line) for line in (0, 1)], lines)) as ports,
     ):
         for port in ports:
             with connect(port) as sock:
                 start_s = time.monotonic()
                 sock.sendall(bytes(12_500))
-                assert receive(sock, 1) == b"x"
+                assert len(receive(sock, answer_bytes)) == answer_bytes
                 taken.append(time.monotonic() - start_s)
-    assert taken[1] >= 0.01 > taken[0]
+    assert (taken[0] >= 0.01) == (answer_bytes == 12_500)
+    assert 0.01 <= taken[1] < 0.02
