@@ -37,12 +37,14 @@ Pair = tuple[str, str]
 class TwoServers:
     """The servers' addresses by the short way between them and by the long one, which goes
     through relays: these cost a little even without delay. ``change`` gives the link another
-    condition; ``has_cable``: its bandwidth is there without relays."""
+    condition; ``has_cable``: its bandwidth is there without relays. ``pids`` are the processes of
+    servers and relays."""
 
     short: Pair
     long: Pair
     token_file: Path
     has_cable: bool
+    pids: tuple[int, ...]
     change: Callable[[Condition], None]
 
     def needs_long(self, condition: Condition) -> bool:
@@ -71,8 +73,10 @@ def _start_on_hosts(stack: ExitStack, token_file: Path) -> TwoServers:
     for side in (0, 1):
         for address in FAR:
             hosts.give(side, address)
-    for side, name in enumerate(hosts.names):
+    servers = [
         _start(stack, side, f"0.0.0.0:{PORTS[side]}", token_file, name)
+        for side, name in enumerate(hosts.names)
+    ]
     short, long = (
         (f"{first}:{PORTS[0]}", f"{second}:{PORTS[1]}") for first, second in (ADDRESSES, FAR)
     )
@@ -91,11 +95,19 @@ def _start_on_hosts(stack: ExitStack, token_file: Path) -> TwoServers:
             relay.change(delay_s=condition.delay_ms / 1e3, mbit_per_s=None)
 
     stack.enter_context(inside(hosts.names[0]))
-    return TwoServers(short=short, long=long, token_file=token_file, has_cable=True, change=change)
+    return TwoServers(
+        short=short,
+        long=long,
+        token_file=token_file,
+        has_cable=True,
+        pids=(*(server.pid for server in servers), *(relay.process.pid for relay in relays)),
+        change=change,
+    )
 
 
 def _start_on_loopback(stack: ExitStack, token_file: Path) -> TwoServers:
-    first, second = (_start(stack, side, "127.0.0.1:0", token_file).address for side in (0, 1))
+    servers = [_start(stack, side, "127.0.0.1:0", token_file) for side in (0, 1)]
+    first, second = (server.address for server in servers)
     relay = stack.enter_context(
         run_relay([f"127.0.0.1:0={second}"], reverse=[f"127.0.0.1:0={first}"])
     )
@@ -109,6 +121,7 @@ def _start_on_loopback(stack: ExitStack, token_file: Path) -> TwoServers:
         long=(relay.addresses[1], relay.addresses[0]),
         token_file=token_file,
         has_cable=False,
+        pids=(*(server.pid for server in servers), relay.process.pid),
         change=change,
     )
 
