@@ -55,8 +55,8 @@ def make_cases(folder: Path, smollm2: Path, num_prompts: int) -> list[Case]:
             prompts=random_prompts(num_prompts, 14),
         ),
         Case(
-            name="random mixtral", path=save_mixtral(folder / "mixtral", 15),
-            prompts=random_prompts(num_prompts, 16),
+            name="random mixtral", path=save_mixtral(folder / "mixtral", 18),
+            prompts=random_prompts(max(1, num_prompts // 4), 19),
         ),
     ]  # fmt: skip
 
@@ -117,13 +117,18 @@ def save_gpt2(folder: Path, seed: int) -> Path:
 
 
 def save_mixtral(folder: Path, seed: int) -> Path:
-    """A random mixtral of 8 layers, 2 of 8 experts for each token."""
+    """A random mixtral of 4 layers, 2 of 8 experts for each token.
+
+    Small, and of a seed, so that no token's second and third expert tie: where they do, rounding
+    chooses. In 20 prompts through 8 layers two of the router's logits came within 3e-8; here,
+    with `make_cases`'s 5 prompts, none within 1.6e-4.
+    """
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = MixtralConfig(
         hidden_size=128,
         intermediate_size=160,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         num_local_experts=8,
