@@ -199,7 +199,7 @@ def find_arrival_s(notes: Sequence[tuple[int, int, bytes]]) -> float:
     for _, kind, data in notes:
         if kind == SO_TIMESTAMPNS:
             seconds, nanoseconds = TIMESTAMP.unpack(data)
-            ago_s = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e9
+            ago_s: float = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e9
             return now_s - min(max(ago_s, 0.0), MOST_LATE_S)
     return now_s
 
