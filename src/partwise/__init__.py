@@ -9,7 +9,7 @@ from partwise.version import __version__
 if TYPE_CHECKING:
     from partwise.deployment import Answer, DeployOptions, Net, deploy
     from partwise.distributor import Plan, balance_layers
-    from partwise.engine.reports import LinkReport, PartReport
+    from partwise.engine.reports import ExchangeReport, LinkReport, PartReport
     from partwise.engine.sequence import Generation, Request, Token
     from partwise.errors import PartwiseError
     from partwise.model import Model, open_model
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "partwise.deployment",
     "DeployOptions": "partwise.deployment",
+    "ExchangeReport": "partwise.engine.reports",
     "Generation": "partwise.engine.sequence",
     "LinkReport": "partwise.engine.reports",
     "Model": "partwise.model",
@@ -34,6 +35,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "DeployOptions",
+    "ExchangeReport",
     "Generation",
     "LinkReport",
     "Model",
