@@ -21,6 +21,7 @@ from support.planning import GIB, make_cluster, make_problem, pose
 LENGTHS, MAX_TOKENS = (130, 3, 1, 20), 5
 MLP_UNITS = 160
 
+
 def take_turns(count: int) -> dict[str, list[int]]:
     """Every other neuron."""
     return {"s0": list(range(0, count, 2)), "s1": list(range(1, count, 2))}
