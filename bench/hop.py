@@ -219,6 +219,7 @@ def assemble(model_path: Path, token: bytes, address: Address) -> Assembly:
     deployment = Deployment(
         name=new_token().decode(),
         plan=balance_layers(model, ["idle"]),
+        model=model,
         model_path=str(model_path),
         addresses={"idle": address},
         threads=1,

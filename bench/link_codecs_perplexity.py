@@ -77,8 +77,9 @@ def _serving(path: Path, num_parts: int, codec: str) -> Iterator[_Forced]:
     local = LocalServers(model.architecture, token, num_threads=num_parts)
     try:
         deployment = Deployment(
-            name=secrets.token_hex(8), plan=plan, model_path=str(path.resolve()),
-            addresses=local.start(names, [()] * num_parts), threads=1,
+            name=secrets.token_hex(8), plan=plan, model=model,
+            model_path=str(path.resolve()), threads=1,
+            addresses=local.start(names, [()] * num_parts),
             on_progress=lambda done, total: None, explain=local.explain,
         )  # fmt: skip
         assembly = Assembly(deployment, TcpTransport(token))

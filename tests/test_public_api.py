@@ -13,6 +13,7 @@ import partwise
 NAMES = [
     "Answer",
     "DeployOptions",
+    "ExchangeReport",
     "Generation",
     "LinkReport",
     "Model",
@@ -86,7 +87,16 @@ FIELDS = {
         "wait_s": "float",
         "exposed_s": "float",
         "hidden_s": "float",
-        "link": "LinkReport | None",
+        "links": "tuple[LinkReport, ...]",
+        "exchange": "ExchangeReport | None",
+    },
+    "ExchangeReport": {
+        "calls": "int",
+        "sent_bytes": "int",
+        "exchange_s": "float",
+        "wait_s": "float",
+        "ms_per_token": "float | None",
+        "sent_bytes_per_token": "float | None",
     },
     "LinkReport": {
         "source": "str",

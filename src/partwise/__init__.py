@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from partwise.deploy_options import DeployOptions
     from partwise.deployment import Net, deploy
     from partwise.distributor import Plan, balance_layers
-    from partwise.engine.reports import LinkReport, PartReport
+    from partwise.engine.reports import ExchangeReport, LinkReport, PartReport
     from partwise.engine.sequence import Generation, Request, Token
     from partwise.errors import PartwiseError
     from partwise.model import Model, open_model
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "partwise.answer",
     "DeployOptions": "partwise.deploy_options",
+    "ExchangeReport": "partwise.engine.reports",
     "Generation": "partwise.engine.sequence",
     "LinkReport": "partwise.engine.reports",
     "Model": "partwise.model",
@@ -38,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "DeployOptions",
+    "ExchangeReport",
     "Generation",
     "LinkReport",
     "Model",

@@ -29,11 +29,13 @@ class DeployOptions:
     on other hosts each server decides). Local servers get no more than this machine has
     processors for, which ``on_notice(text)`` then says (by default to the log "partwise");
     deterministic ones get what is asked for. ``is_pinned`` gives each local server processors
-    of its own. ``is_deterministic`` gives the same bits for every number of parts; the bits depend
-    on the threads, so that 0 then means 1 everywhere. ``max_in_flight`` microbatches (0: one a
-    part). ``token_file`` holds the cluster token of servers on other hosts. ``precision`` of the
-    weights is fp32, int8 or int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32,
-    and the fastest that covers the model, or where ``is_deterministic`` torch).
+    of its own. ``is_deterministic`` gives the same bits for every number of parts that hold their
+    layers whole, and for the same members of a stage; the bits depend on the threads, so that 0
+    then means 1 everywhere. ``max_in_flight`` microbatches (0: one a stage). ``step_timeout_s`` is
+    what a step may take, and for how long members of a stage wait for each other. ``token_file``
+    holds the cluster token of servers on other hosts. ``precision`` of the weights is fp32, int8 or
+    int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32, and the fastest that
+    covers the model, or where ``is_deterministic`` torch).
     ``on_load(done_bytes, total_bytes)`` follows loading. What servers read of a PyTorch module is
     saved in ``module_folder``, which servers of other hosts see at the same path (None: in one that
     goes away with the deployment).

@@ -300,12 +300,14 @@ def _target(
     return Target(
         name=secrets.token_hex(8),
         plan=plan,
+        model=model,
         model_path=str(prepared.path),
         addresses=addresses,
         threads=threads,
         # The parts that have not begun would be missing in the total that is reported.
         on_progress=lambda done_bytes, _: options.on_load(done_bytes, total_bytes),
         explain=explain,
+        exchange_s=options.step_timeout_s,
     )
 
 

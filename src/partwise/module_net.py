@@ -45,6 +45,9 @@ from partwise.store import Store
 if TYPE_CHECKING:
     import torch
 
+EXCHANGE_SHARE = 0.8
+"""Of what a call may take, for how long a part waits for another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModule:
@@ -257,7 +260,7 @@ def _start_listening(
     if running.token_file is None:
         raise UsageError("servers need a token_file, the token that the servers were given")
     transport = TcpTransport(read_token(running.token_file))
-    target = _make_target(prepared, addresses, running.listening_threads)
+    target = _make_target(prepared, addresses, running, running.listening_threads)
     return start_module(prepared, module, target, transport, running.step_s)
 
 
@@ -270,7 +273,7 @@ def _start_local(prepared: PreparedModule, module: torch.nn.Module, running: Run
     local = LocalServers("", token, num_threads=threads * count, runners=(MODULE,))
     try:
         addresses = local.start([part.server for part in prepared.plan.parts], cpus)
-        target = _make_target(prepared, addresses, threads, local)
+        target = _make_target(prepared, addresses, running, threads, local)
         transport = TcpTransport(token)
         net = start_module(prepared, module, target, transport, running.step_s)
     except BaseException:
@@ -283,6 +286,7 @@ def _start_local(prepared: PreparedModule, module: torch.nn.Module, running: Run
 def _make_target(
     prepared: PreparedModule,
     addresses: Mapping[str, Address],
+    running: Running,
     threads: int,
     local: LocalServers | None = None,
 ) -> ModuleTarget:
@@ -293,6 +297,8 @@ def _make_target(
         path=str(prepared.captured.path),
         addresses=addresses,
         threads=threads,
+        # Parts give up before the coordinator does: they know who keeps them waiting.
+        exchange_s=EXCHANGE_SHARE * running.step_s,
         explain=local.explain if local is not None else lambda server: "",
     )
 

@@ -43,7 +43,8 @@ PART_KEYS = {
     "wait_s",
     "exposed_s",
     "hidden_s",
-    "link",
+    "links",
+    "exchange",
 }
 LINK_KEYS = {
     "source",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from partwise import deployment
@@ -124,7 +125,7 @@ def test_a_rate_that_nobody_measured_is_not_invented() -> None:
         (["--cluster", "LISTENING"], 2, "that listen need --token-file"),
         (["--host", "host.toml"], 2, "--host is for --cluster local-N"),
         (["--cluster", "local-2", "--parts", "3"], 2, "3 parts and a plan of 2"),
-        (["--cluster", "local-2", "--plan", "SPLIT"], 1, "are split by neurons among 2 parts"),
+        (["--cluster", "local-2", "--plan", "SPARSE"], 1, "without 50 % of its MLP units"),
         (["--cluster", "local-2", "--plan", "INT8"], 1, "part0 is at int8: the torch runner"),
         (["--cluster", "local-2", "--plan", "OTHER"], 1, "the cluster has no server 'local-7'"),
     ],
@@ -139,10 +140,11 @@ def test_what_cannot_run_is_refused_before_a_server_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deployment, "LocalServers", lambda *_: pytest.fail("a server starts"))
+    model = open_model(tiny_llama)
     files = {
         "UNEVEN": lambda: write(tmp_path, name_servers("local-0", "local-1", threads=(1, 2))),
         "LISTENING": lambda: write(tmp_path, name_servers("10.0.0.5:7070", "10.0.0.6:7070")),
-        "SPLIT": lambda: make_plan(tiny_llama, tmp_path, "--strategy", "count"),
+        "SPARSE": lambda: write_plan(tmp_path, reduce(balance_layers(model, ["local-0"]))),
         "INT8": lambda: write_plan(
             tmp_path,
             balance_layers(
@@ -158,6 +160,28 @@ def test_what_cannot_run_is_refused_before_a_server_starts(
     lines = [line for line in err.splitlines() if not line.startswith("note: local-")]
     assert (out, len(lines)) == ("", 1)
     assert message in err
+
+
+def reduce(plan: Plan) -> Plan:
+    """Without half of the MLP units."""
+    parts = tuple(msgspec.structs.replace(part, mlp_sparsity=0.5) for part in plan.parts)
+    return msgspec.structs.replace(plan, parts=parts)
+
+
+def test_a_plan_that_shares_neurons_runs_and_what_it_exchanged_is_told(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_plan(tiny_llama, tmp_path, "--strategy", "count")
+    capsys.readouterr()
+    words = ["--max-tokens", "4", "--cluster", "local-2", "--plan", path, "--json"]
+    assert main(["generate", str(tiny_llama), "Once upon", "--raw", *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["token_ids"]) == 4
+    assert document["expected_decode_tokens_per_s"] > 0
+    for part in document["parts"]:
+        assert part["links"] == []
+        assert part["exchange"]["calls"] > 4
+        assert part["exchange"]["sent_bytes_per_token"] > 0
 
 
 def make_plan(model: Path, folder: Path, *words: str) -> str:

@@ -39,8 +39,9 @@ def packed_plan(tiny_llama: Path, thread_servers, tmp_path: Path) -> str:
 
 def link_of(out: str) -> dict:
     first, last = json.loads(out)["parts"]
-    assert last["link"] is None
-    return first["link"]
+    assert last["links"] == []
+    (link,) = first["links"]
+    return link
 
 
 def test_links_carry_fp32_unless_asked_and_the_report_says_what_they_carried(generate) -> None:

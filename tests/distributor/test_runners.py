@@ -13,6 +13,7 @@ from partwise.distributor.runners import RunnerWish
 from partwise.errors import PlanError
 from partwise.model import open_model
 from support.decoders import save_decoder
+from support.members import plan_members
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,12 @@ def test_what_the_config_asks_for_beside_the_architecture_is_heeded(
     choice = choose_runner(model, RunnerWish())
     assert choice.runner == "torch"
     assert says in choice.reason
+
+
+def test_the_members_of_a_stage_have_one_runner(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama)
+    plan = plan_members(model, 2, {"mlp_unit": (0, 1)})
+    check_runners(plan, model)
+    parts = (plan.parts[0], msgspec.structs.replace(plan.parts[1], runner="torch"))
+    with pytest.raises(PlanError, match="part0 is for the onnx runner and part1 for torch"):
+        check_runners(msgspec.structs.replace(plan, parts=parts), model)

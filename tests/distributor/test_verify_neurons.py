@@ -118,13 +118,13 @@ def test_shares_that_contradict_each_other_are_refused(
         verify_plan(plan_of(model, first, second), model)
 
 
-def test_a_part_at_int4_owns_whole_blocks_whatever_its_shares_say(heavy_ends_model: Model) -> None:
+def test_a_rounded_part_owns_whole_blocks_whatever_its_shares_say(heavy_ends_model: Model) -> None:
     members = (
         Member(part="p", neurons=(share("mlp_unit", (0, 1029)),)),
         Member(part="q", neurons=(share("mlp_unit", (1029, 1536)),)),
     )
     stages = (Stage(start=0, stop=len(heavy_ends_model.layers), members=members),)
-    cases: tuple[tuple[Precision, bool], ...] = (("int8", False), ("int4", True))
+    cases: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("int8", True), ("int4", True))
     for precision, is_refused in cases:
         plan = Plan(
             strategy="by hand",

@@ -8,62 +8,58 @@ from typing import Any
 import msgspec
 import pytest
 
-from partwise.distributor import Plan, balance_layers, check_whole, place_parameters
-from partwise.distributor.plan import Link, Member, NeuronShare, Part, Stage
+from partwise.distributor import Plan, balance_layers, check_whole
+from partwise.distributor.plan import NeuronShare
 from partwise.engine.prepared import prepare
 from partwise.errors import PlanError, PromptError, UsageError
-from partwise.model import Model, open_model
+from partwise.model import open_model
+from support.sharing import Computed, share_layers
 
 
-def split_plan(model: Model) -> Plan:
-    """A verified plan of two stages, of which two parts share the second one's neurons."""
-    cut, stop = 2, len(model.layers)
-    kinds = {kind.name: kind.count for layer in model.layers for kind in layer.neuron_kinds}
-    shares = [
-        tuple(
-            NeuronShare(kind=kind, ranges=((0, count // 2),) if first else ((count // 2, count),))
-            for kind, count in kinds.items()
-        )
-        for first in (True, False)
-    ]
-    stages = (
-        Stage(start=0, stop=cut, members=(Member(part="a"),)),
-        Stage(
-            start=cut,
-            stop=stop,
-            members=tuple(
-                Member(part=part, neurons=share)
-                for part, share in zip(("b", "c"), shares, strict=True)
-            ),
-        ),
-    )
-    return msgspec.structs.replace(
-        balance_layers(model, ["local-0"]),
-        stages=stages,
-        parts=tuple(Part(name=part, server=f"local-{i}") for i, part in enumerate("abc")),
-        links=(Link(source="a", target="b"), Link(source="a", target="c")),
-        placements=place_parameters(model, stages),
-    )
-
-
-def test_a_plan_that_splits_layers_by_neurons_is_refused(tiny_llama: Path) -> None:
-    plan = split_plan(open_model(tiny_llama))
-    says = "layers 2:9 are split by neurons among 2 parts: this partwise runs whole layers; give"
-    with pytest.raises(PlanError, match=says):
-        prepare(tiny_llama, parts=None, servers=(), plan=plan)
+def test_a_plan_whose_stage_is_shared_runs(tiny_llama: Path) -> None:
+    plan = share_layers(open_model(tiny_llama), [(0, 2, [1]), (2, 9, [1, 1])], server="local-")
+    assert prepare(tiny_llama, parts=None, servers=(), plan=plan).plan == plan
 
 
 def test_one_member_with_neurons_is_refused(tiny_llama: Path) -> None:
     plan = balance_layers(open_model(tiny_llama), ["a"])
     check_whole(plan)
     share = NeuronShare(kind="mlp_unit", ranges=((0, 160),))
-    (stage,) = plan.stages
-    member = msgspec.structs.replace(stage.members[0], neurons=(share,))
-    plan = msgspec.structs.replace(
-        plan, stages=(msgspec.structs.replace(stage, members=(member,)),)
-    )
     with pytest.raises(PlanError, match="layers 0:9 are split by neurons among 1 part:"):
+        check_whole(with_shares(plan, share))
+
+
+def test_neurons_that_the_runner_does_not_share_are_refused(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama)
+    experts = NeuronShare(kind="expert", ranges=((0, 1),))
+    for runner, kind, is_refused in (
+        ("torch", "expert", False),
+        ("onnx", "expert", True),
+        ("torch", "channel", True),
+        ("onnx", "vocabulary_row", False),
+    ):
+        plan = share_layers(model, [(0, 9, [1, 1])], Computed(runner=runner))
+        plan = with_shares(plan, msgspec.structs.replace(experts, kind=kind))
+        if not is_refused:
+            check_whole(plan)
+            continue
+        says = f"part0 shares the neurons '{kind}' of layers 0:9: the {runner} runner computes sh"
+        with pytest.raises(PlanError, match=says):
+            check_whole(plan)
+
+
+def test_members_that_share_nothing_are_refused(tiny_llama: Path) -> None:
+    plan = with_shares(share_layers(open_model(tiny_llama), [(0, 9, [1, 1])]))
+    with pytest.raises(PlanError, match="layers 0:9 have 2 members and nothing is split"):
         check_whole(plan)
+
+
+def with_shares(plan: Plan, *shares: NeuronShare) -> Plan:
+    """Each member of its only stage with these neurons instead of its own."""
+    (stage,) = plan.stages
+    members = tuple(msgspec.structs.replace(member, neurons=shares) for member in stage.members)
+    stages = (msgspec.structs.replace(stage, members=members),)
+    return msgspec.structs.replace(plan, stages=stages)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def draw(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 200)), min_size=1, max_size=8))
 def test_all_tokens_so_far_come_back_in_every_block(steps: list[tuple[int, int]]) -> None:
-    kv = ContiguousKv(NUM_BLOCKS, NUM_HEADS, HEAD_SIZE)
+    kv = ContiguousKv([NUM_HEADS] * NUM_BLOCKS, HEAD_SIZE)
     expected: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
     length = {0: 0, 1: 0}
     for number, (sequence, tokens) in enumerate(steps):
@@ -37,7 +37,7 @@ def test_all_tokens_so_far_come_back_in_every_block(steps: list[tuple[int, int]]
 
 
 def test_a_released_sequence_begins_anew() -> None:
-    kv = ContiguousKv(NUM_BLOCKS, NUM_HEADS, HEAD_SIZE)
+    kv = ContiguousKv([NUM_HEADS] * NUM_BLOCKS, HEAD_SIZE)
     kv.row(7, 0, 0, 5).append(0, *draw(5, 1))
     kv.release([7, 8])
     keys, _ = kv.row(7, 0, 0, 2).append(0, *draw(2, 2))
@@ -47,7 +47,7 @@ def test_a_released_sequence_begins_anew() -> None:
 def test_a_cache_takes_the_memory_of_its_tokens_not_of_its_capacity() -> None:
     blocks, heads, head_size = 16, 4, 64
     token_bytes = 2 * blocks * heads * head_size * 4
-    kv = ContiguousKv(blocks, heads, head_size)
+    kv = ContiguousKv([heads] * blocks, head_size)
     num_tokens = 8 * MIN_CAPACITY_TOKENS + 16  # just beyond a power of two
     new = torch.ones(heads, num_tokens, head_size)
     before = resident_bytes()
@@ -59,3 +59,14 @@ def test_a_cache_takes_the_memory_of_its_tokens_not_of_its_capacity() -> None:
     kv.release([0])
     del row
     assert resident_bytes() - before < 0.1 * num_tokens * token_bytes
+
+
+def test_blocks_may_have_other_numbers_of_heads() -> None:
+    kv = ContiguousKv([3, 0, 1], HEAD_SIZE)
+    for tokens in (5, MIN_CAPACITY_TOKENS):  # the second time it grows
+        row = kv.row(0, 0, 0, tokens)
+        for block, heads in ((0, 3), (2, 1)):
+            new = torch.randn(heads, tokens, HEAD_SIZE)
+            keys, values = row.append(block, new, 2 * new)
+            assert torch.equal(keys, new)
+            assert torch.equal(values, 2 * new)

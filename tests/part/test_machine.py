@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partwise.part import machine as machine_module
-from partwise.part.machine import (
+from partwise.part.events import (
     Action,
     Assigned,
     Broken,
@@ -17,11 +17,9 @@ from partwise.part.machine import (
     Computed,
     Consume,
     Forget,
+    Joined,
     Load,
     LoadDone,
-    NextReached,
-    PartMachine,
-    Phase,
     Push,
     Received,
     Refuse,
@@ -29,6 +27,7 @@ from partwise.part.machine import (
     Reset,
     Unassigned,
 )
+from partwise.part.machine import PartMachine, Phase
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 
 VERSION = 7
@@ -66,7 +65,7 @@ def serving(*, is_first: bool = False, is_last: bool = False) -> PartMachine:
     machine.handle(assigned(is_first=is_first, is_last=is_last))
     machine.handle(LoadDone())
     if not (is_first and is_last):
-        machine.handle(NextReached())
+        machine.handle(Joined())
     assert machine.phase is Phase.SERVING
     return machine
 
@@ -82,7 +81,7 @@ def test_an_assignment_goes_through_its_phases() -> None:
     assert machine.phase is Phase.LOADING
     assert machine.handle(LoadDone()) == []
     assert machine.phase is Phase.LOADED
-    assert machine.handle(NextReached()) == []
+    assert machine.handle(Joined()) == []
     assert machine.phase is Phase.SERVING
 
 
@@ -312,7 +311,7 @@ class Walk:
         self.taken, self.computed, self.positions, self.last = [], [], {}, None
         self.machine.handle(ASSIGNED)
         self.machine.handle(LoadDone())
-        self.machine.handle(NextReached())
+        self.machine.handle(Joined())
 
 
 def test_a_frame_of_which_only_some_rows_are_known_is_refused() -> None:

@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partwise.part.machine import (
+from partwise.part.events import (
     Action,
     Assigned,
     Broken,
     Compute,
     Computed,
     Consume,
+    Joined,
     LoadDone,
-    NextReached,
-    PartMachine,
     Push,
     Received,
     Refuse,
@@ -28,6 +27,7 @@ from partwise.part.machine import (
     Reset,
     Unassigned,
 )
+from partwise.part.machine import PartMachine
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 
 VERSION = 3
@@ -55,7 +55,7 @@ def serving(*, is_alone: bool = False) -> PartMachine:
     )
     machine.handle(LoadDone())
     if not is_alone:
-        machine.handle(NextReached())
+        machine.handle(Joined())
     return machine
 
 
@@ -343,7 +343,7 @@ def test_however_frames_and_picks_meet_each_frame_is_computed_once_with_its_toke
     assert [course.consumed[id(frame)] for frame in course.received] == [1] * len(course.received)
     course.release()
     assert not course.machine._picked._tokens
-    assert not course.machine._waiting
+    assert not len(course.machine._backlog)
     assert not course.machine.has_sequences
 
 

@@ -152,6 +152,17 @@ def test_a_part_of_the_deployment_feeds_the_next_one(tiny_llama: Path) -> None:
         client.close()
 
 
+def test_a_partial_sum_from_who_is_no_member_ends_its_link(tiny_llama: Path) -> None:
+    with serving() as servers:
+        client = ready(servers, tiny_llama)
+        part = Client(servers, role="part")
+        part.link.send(Frame(kind=FrameKind.PARTIAL_SUM, plan_version=VERSION, step=1, layer=1))
+        part.expect_end()
+        client.link.send(step(30))
+        assert client.result() == [31]
+        client.close()
+
+
 def test_garbage_from_the_coordinator_frees_the_server(tiny_llama: Path) -> None:
     with serving() as servers:
         client = ready(servers, tiny_llama)

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from partwise.distributor import balance_layers, encode_plan
-from partwise.distributor.plan import Member, NeuronShare, Part, Stage
 from partwise.model import open_model
 from partwise.part import server as server_module
 from partwise.remote.authenticate import new_token
@@ -131,27 +130,24 @@ def test_a_next_part_at_no_address_is_told_and_the_server_stays(
         client.close()
 
 
-def test_a_plan_that_splits_a_layer_is_refused_by_the_server_too(tiny_llama: Path) -> None:
-    model = open_model(tiny_llama)
-    count = next(kind.count for kind in model.layers[1].neuron_kinds)
-    name = model.layers[1].neuron_kinds[0].name
-    whole = balance_layers(model, ["server"], plan_version=VERSION)
-    shares = tuple(
-        Member(part=part, neurons=(NeuronShare(kind=name, ranges=((start, stop),)),))
-        for part, start, stop in (("part0", 0, 1), ("part1", 1, count))
-    )
-    split = msgspec.structs.replace(
-        whole,
-        stages=(Stage(start=0, stop=len(model.layers), members=shares),),
-        parts=(Part(name="part0", server="server"), Part(name="part1", server="other")),
-    )
+@pytest.mark.parametrize("part", ["part0", "part2", "part7"])
+def test_a_part_connects_to_nobody_for_whom_it_has_nothing(tiny_llama: Path, part: str) -> None:
     with serving() as servers:
         client = Client(servers)
-        client.tell(
-            Assign(
-                deployment="d", plan=encode_plan(split), part="part0", model_path=str(tiny_llama),
-                threads=1,
-            )
-        )  # fmt: skip
-        assert client.hear(Failed).error == "PlanError"
+        client.assign(tiny_llama, num_parts=3)
+        client.hear(Loaded)
+        client.tell(Connect(part=part, host="127.0.0.1", port=servers.addresses["server"].port))
+        client.expect_end()
+
+
+def test_a_plan_that_no_runner_computes_is_refused_by_the_server_too(tiny_llama: Path) -> None:
+    plan = balance_layers(open_model(tiny_llama), ["server"], plan_version=VERSION)
+    part = msgspec.structs.replace(plan.parts[0], mlp_sparsity=0.5)
+    reduced = msgspec.structs.replace(plan, parts=(part,))
+    with serving() as servers:
+        client = Client(servers)
+        client.tell(assign_of(tiny_llama, encode_plan(reduced)))
+        failed = client.hear(Failed)
+        assert failed.error == "PlanError"
+        assert "without 50 % of its MLP units" in failed.text
         client.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from partwise.errors import DamagedModel, StoreError
 from partwise.store import Store, reader

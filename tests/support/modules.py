@@ -184,13 +184,13 @@ class ModuleParts:
         self.addresses: dict[str, Address] = {}
         for part in plan.parts:
             listener = self._transport.listen(Address("127.0.0.1", 0), part.server)
-            server = ModuleServer(part.server, self._transport, listener, peer_s=peer_s)
+            server = ModuleServer(part.server, self._transport, listener)
             self.servers[part.server], self.addresses[part.server] = server, listener.address
             thread = threading.Thread(target=server.run, name=part.server, daemon=True)
             thread.start()
             self._threads.append(thread)
         try:
-            self.net = self._start(captured, plan, module, step_s)
+            self.net = self._start(captured, plan, module, step_s, peer_s)
         except BaseException:
             self._stop()
             raise
@@ -203,7 +203,7 @@ class ModuleParts:
         prepared = PreparedModule(captured=captured, model=model, plan=plan, schedule=schedule)
         target = ModuleTarget(
             name="test", plan=plan, schedule=schedule, path=str(captured.path),
-            addresses=self.addresses, threads=1, explain=lambda server: "",
+            addresses=self.addresses, threads=1, exchange_s=peer_s, explain=lambda server: "",
         )  # fmt: skip
         return start_module(prepared, module, target, self._transport, step_s)
 

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from partwise.distributor import balance_layers
+from partwise.distributor import Plan, balance_layers
 from partwise.distributor.codecs import with_codec
 from partwise.engine.assembly import Assembly, Deployment
 from partwise.engine.coordinator import Coordinator
@@ -20,7 +20,7 @@ from partwise.engine.scheduler import Limits
 from partwise.engine.sequence import Generation, Request, Token
 from partwise.errors import RemoteError
 from partwise.launch.listening import make_torch_runner
-from partwise.model import open_model
+from partwise.model import Model, open_model
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.authenticate import Hello
@@ -69,9 +69,11 @@ class Servers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How the parts of a test run."""
+    """How the parts of a test run: as `balance_layers` shares the layers among ``num_parts``, or
+    by ``make_plan``, whose parts are on server0 and so on."""
 
     num_parts: int = 2
+    make_plan: Callable[[Model], Plan] | None = None
     make_runner: RunnerFactory = make_torch_runner
     seed: int | None = None
     transport: Transport | None = None
@@ -80,20 +82,26 @@ class Setting:
     plan_version: int = 1
     precision: str = "fp32"
     codec: str = "fp32"
+    exchange_s: float = 20.0
+
+    def plan(self, model: Model) -> Plan:
+        """The plan for ``model``."""
+        if self.make_plan is not None:
+            return self.make_plan(model)
+        names = [f"server{i}" for i in range(self.num_parts)]
+        plan = balance_layers(
+            model, names, precision=self.precision, plan_version=self.plan_version
+        )
+        return with_codec(plan, self.codec)
 
 
 class Parts:
     """A model in parts, ready to run requests. A context manager."""
 
     def __init__(self, path: Path, setting: Setting) -> None:
-        names = [f"server{i}" for i in range(setting.num_parts)]
-        plan = balance_layers(
-            open_model(path),
-            names,
-            precision=setting.precision,
-            plan_version=setting.plan_version,
-        )
-        self.plan = with_codec(plan, setting.codec)
+        self.model = open_model(path)
+        self.plan = setting.plan(self.model)
+        names = [part.server for part in self.plan.parts]
         transport = setting.transport or MemoryTransport(setting.seed)
         self.servers = Servers(names, transport, setting.make_runner)
         try:
@@ -104,15 +112,17 @@ class Parts:
             raise
 
     def _assemble(self, path: Path, setting: Setting, transport: Transport) -> Coordinator:
-        limits = setting.limits or Limits(max_in_flight=setting.num_parts)
+        limits = setting.limits or Limits(max_in_flight=len(self.plan.stages))
         target = Deployment(
             name="test",
             plan=self.plan,
+            model=self.model,
             model_path=str(path),
             addresses=self.servers.addresses,
             threads=1,
             on_progress=lambda done, total: None,
             explain=lambda server: "",
+            exchange_s=setting.exchange_s,
         )
         return Coordinator(
             Assembly(target, transport),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from partwise.answer import Answer
     from partwise.cli.format import Cell
     from partwise.distributor.cost import Prediction
-    from partwise.engine.reports import LinkReport, PartReport
+    from partwise.engine.reports import ExchangeReport, LinkReport, PartReport
 
 HEADERS = (
     "part",
@@ -21,6 +21,15 @@ HEADERS = (
     "compute ms/token",
     "wait ms/token",
     "hop ms/token",
+    "sent bytes/token",
+)
+EXCHANGE_HEADERS = (
+    "part",
+    "exchanges",
+    "sent bytes",
+    "us/exchange",
+    "of it waiting %",
+    "ms/token",
     "sent bytes/token",
 )
 EXPECTED_HEADER = "expected ms/token"
@@ -102,14 +111,18 @@ def render(report: Report) -> str:
 
 
 def render_times(parts: Sequence[PartReport]) -> str:
-    """Where the time of each part went, prompts too, and what each link carried."""
+    """Where the time of each part went, prompts too, what each link carried, and what members of a
+    stage exchanged."""
     from partwise.cli.format import format_table
 
     times = [(p.name, p.compute_s, p.wait_s, p.exposed_s, p.hidden_s) for p in parts]
     tables = [format_table(TIME_HEADERS, times)]
-    links = [_list_link(part.link) for part in parts if part.link is not None]
+    links = [_list_link(link) for part in parts for link in part.links]
     if links:
         tables.append(format_table(LINK_HEADERS, links))
+    exchanges = [_list_exchange(p.name, p.exchange) for p in parts if p.exchange is not None]
+    if exchanges:
+        tables.append(format_table(EXCHANGE_HEADERS, exchanges))
     return "\n\n".join(tables)
 
 
@@ -153,6 +166,19 @@ def _list_cells(part: PartReport) -> tuple[Cell, ...]:
         part.compute_ms_per_token,
         part.wait_ms_per_token,
         part.hop_ms_per_token,
+        None if sent is None else round(sent),
+    )
+
+
+def _list_exchange(part: str, exchange: ExchangeReport) -> tuple[Cell, ...]:
+    sent = exchange.sent_bytes_per_token
+    return (
+        part,
+        exchange.calls,
+        exchange.sent_bytes,
+        1e6 * exchange.exchange_s / exchange.calls if exchange.calls else None,
+        100 * exchange.wait_s / exchange.exchange_s if exchange.exchange_s else None,
+        exchange.ms_per_token,
         None if sent is None else round(sent),
     )
 

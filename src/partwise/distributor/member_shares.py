@@ -12,13 +12,11 @@ from typing import Any
 
 from partwise.distributor.layer_classes import LayerClasses
 from partwise.distributor.plan import Member
+from partwise.distributor.runners import ONNX_BLOCK, ROUNDED
 from partwise.distributor.shares import Ranges, lay_out, round_shares, share_out
 from partwise.errors import PlanError
 from partwise.model.description import Layer, Model, NeuronKind
 from partwise.model.families.family import KV_GROUP
-
-INT4_BLOCK = 32
-"""Weights of int4 are in blocks of so many, which are not cut."""
 
 Owned = tuple[tuple[str, int], ...]
 """Neurons that one member owns of a layer, by kind."""
@@ -27,15 +25,16 @@ Shares = Sequence[Sequence[Owned]]
 
 
 def find_granules(model: Model, precision: str, asked: Any) -> dict[str, int]:
-    """Neurons by kind that must stay together: those ``asked`` for, and whole blocks of int4.
+    """Neurons by kind that must stay together: those ``asked`` for, and whole blocks of rounded
+    weights.
 
     Raises:
         PlanError: ``asked`` is no table of whole numbers from 1 on by the model's kinds.
     """
     granules = _read_granules(model, asked) if asked else {}
-    if precision == "int4":
+    if precision in ROUNDED:
         for axis in (axis for p in model.parameters for axis in p.neurons):
-            block = INT4_BLOCK // math.gcd(INT4_BLOCK, axis.width)
+            block = ONNX_BLOCK // math.gcd(ONNX_BLOCK, axis.width)
             granules[axis.kind] = math.lcm(granules.get(axis.kind, 1), block)
     return granules
 

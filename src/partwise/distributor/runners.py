@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from partwise.distributor.plan import PRECISIONS, Plan, Precision, RunnerName
+from partwise.distributor.plan import PRECISIONS, Plan, Precision, RunnerName, Stage
 from partwise.errors import PlanError
 from partwise.model.description import LayerKind, Model
 
@@ -82,7 +82,8 @@ def choose_runner(model: Model, wish: RunnerWish) -> RunnerChoice:
 
 
 def check_runners(plan: Plan, model: Model) -> None:
-    """Refuse a plan with a part whose runner does not compute the model.
+    """Refuse a plan with a part whose runner does not compute the model, or with a stage whose
+    members have several.
 
     Raises:
         PlanError: there is one; says what the runner lacks.
@@ -93,6 +94,8 @@ def check_runners(plan: Plan, model: Model) -> None:
                 f"{part.name} is for the onnx runner, and {lack}: plan with the torch runner,"
                 " in fp32"
             )
+    for stage in plan.stages:
+        _check_alike(plan, stage)
 
 
 def find_lack(model: Model, precision: str) -> str:
@@ -114,6 +117,18 @@ def find_lack(model: Model, precision: str) -> str:
                     f" {ONNX_BLOCK} do not divide"
                 )
     return ""
+
+
+def _check_alike(plan: Plan, stage: Stage) -> None:
+    """Runners cut a pass into other calls, and so exchange at other places."""
+    parts = [plan.part(member.part) for member in stage.members]
+    others = [part for part in parts if part.runner != parts[0].runner]
+    if others:
+        raise PlanError(
+            f"{parts[0].name} is for the {parts[0].runner} runner and {others[0].name} for"
+            f" {others[0].runner}, but they share the neurons of layers {stage.start}:{stage.stop}:"
+            " give the members of a stage the same runner"
+        )
 
 
 def _check_names(wish: RunnerWish) -> None:

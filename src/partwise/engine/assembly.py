@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 from partwise import errors
 from partwise.distributor.plan import Part, Plan, encode_plan
 from partwise.errors import DeadlineExceeded, LaunchError, PartFailed, PartwiseError, RemoteError
+from partwise.model import Model
+from partwise.registry.connections import list_called, list_linked
+from partwise.registry.routes import Routes, compile_routes
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.link import Link
 from partwise.remote.messages import (
+    EXCHANGE_S,
     AnyMessage,
     Assign,
     Connect,
@@ -42,26 +45,30 @@ NUM_CLOCK_PINGS = 7
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """What is to be assembled. ``addresses`` by server name; ``explain`` says why a server
-    went away, as far as its launcher knows."""
+    went away, as far as its launcher knows; a member of a stage may keep the others waiting for
+    ``exchange_s``."""
 
     name: str
     plan: Plan
+    model: Model
     model_path: str
     addresses: Mapping[str, Address]
     threads: int
     on_progress: Callable[[int, int], None]
     explain: Callable[[str], str]
+    exchange_s: float = EXCHANGE_S
 
 
 @dataclass(slots=True, eq=False)
 class PartLink:
-    """One part and the coordinator's link to its server. ``clock_offset_ns`` is how far the
-    server's clock is ahead of ours."""
+    """One part and the coordinator's link to its server. ``unlinked`` are the parts to which it
+    still needs a link; ``clock_offset_ns`` is how far the server's clock is ahead of ours."""
 
     part: Part
+    routes: Routes
     link: Link
     loaded: Loaded | None = None
-    is_connected: bool = False
+    unlinked: set[str] = field(default_factory=set)
     done_bytes: int = 0
     total_bytes: int = 0
     clock_offset_ns: int = 0
@@ -69,7 +76,10 @@ class PartLink:
 
 
 class Assembly:
-    """Links to all servers of a deployment, in stage order, each with its part ready."""
+    """Links to all servers of a deployment, in stage order, each with its part ready.
+
+    ``first`` are those of the first stage's members; ``leader`` speaks for the last stage.
+    """
 
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
@@ -84,6 +94,14 @@ class Assembly:
             self.poller.close()
             raise
 
+    @property
+    def first(self) -> list[PartLink]:
+        return [entry for entry in self.parts if entry.routes.source is None]
+
+    @property
+    def leader(self) -> PartLink:
+        return next(entry for entry in self.parts if entry.routes.is_leader)
+
     def _reach(self, transport: Transport) -> None:
         deployment = self._deployment
         hello = Hello(role="coordinator", name="coordinator", deployment=deployment.name)
@@ -97,7 +115,8 @@ class Assembly:
                         f"{part.name} wants server {part.server!r}, which is not there: {known}"
                     )
                 link = Link(transport.connect(address, hello), part.name)
-                self.parts.append(PartLink(part=part, link=link))
+                routes = compile_routes(deployment.plan, deployment.model, part.name)
+                self.parts.append(PartLink(part=part, routes=routes, link=link))
                 self.poller.add_link(link)
 
     def _load(self) -> None:
@@ -109,20 +128,22 @@ class Assembly:
                 part=entry.part.name,
                 model_path=deployment.model_path,
                 threads=deployment.threads,
+                exchange_s=deployment.exchange_s,
             )
             self._send(entry, assign)
         self._wait(lambda entry: entry.loaded is not None, LOAD_STALL_S, "load its weights")
 
     def _connect(self) -> None:
-        """Make a ring of the parts; one alone needs none."""
-        self.parts[-1].is_connected = len(self.parts) == 1
-        for entry, following in pairwise((*self.parts, self.parts[0])):
-            if following is entry:
-                continue
-            address = self._deployment.addresses[following.part.server]
-            message = Connect(part=following.part.name, host=address.host, port=address.port)
-            self._send(entry, message)
-        self._wait(lambda entry: entry.is_connected, CONNECT_ALL_S, "reach the next part")
+        """Let each part connect to those it sends to, the last stage's leader to the first stage,
+        and the members of a stage to each other."""
+        entries = {entry.part.name: entry for entry in self.parts}
+        for entry in self.parts:
+            entry.unlinked = set(list_linked(entry.routes))
+        for entry in self.parts:
+            for name in list_called(entry.routes):
+                address = self._deployment.addresses[entries[name].part.server]
+                self._send(entry, Connect(part=name, host=address.host, port=address.port))
+        self._wait(lambda entry: not entry.unlinked, CONNECT_ALL_S, "reach the parts it needs")
 
     def _compare_clocks(self) -> None:
         """Tell each server how far its clock is ahead, by the fastest of a few round trips."""
@@ -136,7 +157,10 @@ class Assembly:
                 CONNECT_ALL_S,
                 "answer a ping",
             )
-        for before, entry in pairwise((self.parts[-1], *self.parts)):
+        entries = {entry.part.name: entry for entry in self.parts}
+        for entry in self.parts:
+            source = entry.routes.source
+            before = entries[source.part] if source else self.leader
             offset_ns = entry.clock_offset_ns
             ahead_ns = offset_ns - before.clock_offset_ns
             self._send(entry, SetClock(ahead_ns=ahead_ns, ahead_of_coordinator_ns=offset_ns))
@@ -178,7 +202,7 @@ class Assembly:
             case Loaded():
                 entry.loaded = message
             case Connected():
-                entry.is_connected = True
+                entry.unlinked.discard(message.part)
             case Pong():
                 self._pending_pongs.discard(entry.part.name)
                 estimate_clock(entry, message)

@@ -1,4 +1,4 @@
-"""Drives the parts: composes steps, sends them to the first part, takes picks from the last.
+"""Drives the parts: composes steps, sends them to the first stage, takes picks from the last.
 
 Steps are composed one ahead of what the parts compute, so that no part waits for this.
 
@@ -84,7 +84,7 @@ class Coordinator:
         explain: Callable[[str], str],
         step_s: float = STEP_S,
     ) -> None:
-        self._parts = assembly.parts
+        self._parts, self._first, self._leader = assembly.parts, assembly.first, assembly.leader
         self._poller = assembly.poller
         self._poller.take_over(self._on_frame, self._on_lost)
         self._plan_version = plan_version
@@ -237,7 +237,8 @@ class Coordinator:
                 tensors=(np.array(microbatch.tokens, np.int64),),
             )
             self._sent[microbatch.number] = _Sent(microbatch=microbatch, time_s=time.monotonic())
-            self._send(self._parts[0], frame)
+            for entry in self._first:
+                self._send(entry, frame)
 
     def _send(self, entry: PartLink, frame: Frame) -> None:
         try:
@@ -260,13 +261,13 @@ class Coordinator:
                 f"{link.name} sent a result of plan_version {frame.plan_version}:"
                 f" {self._plan_version} is in force"
             )
-        is_result = frame.kind is FrameKind.RESULT and link is self._parts[-1].link
+        is_result = frame.kind is FrameKind.RESULT and link is self._leader.link
         tensors = take_plain(frame)
         is_result = is_result and bool(tensors) and tensors[0].dtype == np.int64
         if not is_result or tensors[0].ndim != 1:
             raise FrameError(
                 f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
-                f" coordinator takes ids from {self._parts[-1].part.name} only"
+                f" coordinator takes ids from {self._leader.part.name} only"
             )
         self._on_result(link, frame, tensors)
 
@@ -297,7 +298,10 @@ class Coordinator:
     def _release_idle(self) -> None:
         idle = self._scheduler.take_idle()
         if idle:
-            message = Release(sequences=tuple(sequence.number for sequence in idle))
+            message = Release(
+                sequences=tuple(sequence.number for sequence in idle),
+                step=self._scheduler.last_step,
+            )
             for entry in self._parts:
                 self._tell(entry, message)
 
@@ -348,7 +352,8 @@ class Coordinator:
             if self._diagnosis.microbatch not in self._sent:
                 self._diagnosis = None
             elif now_s > self._diagnosis.stop_s:
-                raise self._diagnosis.explain([entry.part for entry in self._parts])
+                parts = [entry.part for entry in self._parts]
+                raise self._diagnosis.explain(parts, self._leader.part)
             return
         # Of several that can be computed since then, the one that was sent first.
         oldest = min(self._sent.values(), key=lambda sent: sent.time_s, default=None)

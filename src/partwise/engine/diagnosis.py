@@ -25,18 +25,38 @@ class Diagnosis:
     stop_s: float
     pongs: dict[str, Pong] = field(default_factory=dict)
 
-    def explain(self, parts: Sequence[Part]) -> DeadlineExceeded:
-        """The error that names the first of ``parts``, in stage order, at which it waits."""
-        errors = (self._explain_part(part, parts[-1]) for part in parts)
-        nobody = f"every part finished {self._where}, but no result came: try again"
-        return next((error for error in errors if error is not None), DeadlineExceeded(nobody))
+    def explain(self, parts: Sequence[Part], leader: Part) -> DeadlineExceeded:
+        """The error that names the first of ``parts``, in stage order, at which it waits;
+        ``leader`` tells what is picked. Where members of a stage wait for another one, it is that
+        one."""
+        late = next((part for part in parts if not self._is_finished(part)), None)
+        if late is None:
+            nobody = f"every part finished {self._where}, but no result came: try again"
+            return DeadlineExceeded(nobody)
+        unfinished = {part.name: part for part in parts if not self._is_finished(part)}
+        del unfinished[late.name]  # members that wait for each other are followed once
+        while (awaited := unfinished.pop(self._find_awaited(late), None)) is not None:
+            late = awaited
+        return self._explain_part(late, leader)
+
+    def _is_finished(self, part: Part) -> bool:
+        pong = self.pongs.get(part.name)
+        return pong is not None and not self._is_held(pong) and pong.received_step >= self.step
+
+    def _is_held(self, pong: Pong) -> bool:
+        """Whether the part took the step, and did not finish it."""
+        return 0 < pong.oldest_step <= self.step
+
+    def _find_awaited(self, part: Part) -> str:
+        """The member of its stage that ``part`` waits for; empty: none."""
+        pong = self.pongs.get(part.name)
+        return pong.waits_for if pong is not None else ""
 
     @property
     def _where(self) -> str:
         return f"at step {self.step} (plan_version {self.plan_version})"
 
-    def _explain_part(self, part: Part, last: Part) -> DeadlineExceeded | None:
-        """None where ``part`` finished the step."""
+    def _explain_part(self, part: Part, leader: Part) -> DeadlineExceeded:
         pong = self.pongs.get(part.name)
         who = f"{part.name} on server {part.server!r}"
         if pong is None:
@@ -44,16 +64,18 @@ class Diagnosis:
                 f"{who} does not answer {self._where}: nothing for"
                 f" {self.step_s + self.answer_s:g} s; is its host alive?"
             )
-        is_held = 0 < pong.oldest_step <= self.step
-        if is_held and pong.waits_for_picks:
+        if self._is_held(pong) and pong.waits_for:
             return DeadlineExceeded(
-                f"{who} waits {self._where} for what {last.name} on server {last.server!r} picked:"
-                " can the one reach the other?"
+                f"{who} waits {self._where} for {pong.waits_for}, a member of its stage: can the"
+                " one reach the other?"
             )
-        if is_held or pong.received_step < self.step:
-            doing = "computes" if is_held else "still waits for its input"
+        if self._is_held(pong) and pong.waits_for_picks:
             return DeadlineExceeded(
-                f"{who} {doing} {self._where} after {self.step_s:g} s: give it fewer layers, or a"
-                " longer --step-timeout"
+                f"{who} waits {self._where} for what {leader.name} on server {leader.server!r}"
+                " picked: can the one reach the other?"
             )
-        return None
+        doing = "computes" if self._is_held(pong) else "still waits for its input"
+        return DeadlineExceeded(
+            f"{who} {doing} {self._where} after {self.step_s:g} s: give it fewer layers or"
+            " neurons, or a longer --step-timeout"
+        )

@@ -6,7 +6,7 @@ import time
 
 from partwise.part.memory import resident_bytes
 from partwise.part.timeline import Timeline
-from partwise.remote.counters import Counters, Traffic
+from partwise.remote.counters import Counters, Exchanged, Traffic
 from partwise.remote.frame import Frame, FrameKind, RowFlag
 from partwise.remote.messages import SetClock, Stats
 
@@ -14,14 +14,17 @@ _PROMPT = int(RowFlag.PROMPT)
 
 
 class Accounts:
-    """The sums of one assignment: of decode passes, of all time, of what came and went."""
+    """The sums of one assignment: of decode passes, of all time, of what came and went, and of what
+    other members of the stage exchanged with it."""
 
     def __init__(self) -> None:
         self.timeline = Timeline()
         self.received, self.sent = Traffic(), Traffic()
+        self.exchanged = Exchanged()
         self._decode = Counters()
         self._idle_since_ns = 0
         self._start_ns = 0
+        self._before = (0, 0)  # this pass: nanoseconds and bytes of exchanges
         self._ahead_ns = {True: 0, False: 0}  # by whether it is a part
 
     def set_clock(self, clock: SetClock) -> None:
@@ -41,6 +44,7 @@ class Accounts:
     def begin_pass(self) -> None:
         """From now on a frame is computed."""
         self._start_ns = time.monotonic_ns()
+        self._before = self.exchanged.ns, self.exchanged.sent_bytes
         self.timeline.begin_pass()
 
     def end_pass(self, frame: Frame) -> None:
@@ -49,7 +53,10 @@ class Accounts:
         if _is_decode(frame):
             if self._idle_since_ns:
                 self._decode.wait_ns += self._start_ns - self._idle_since_ns
-            self._decode.compute_ns += time.monotonic_ns() - self._start_ns
+            exchange_ns = self.exchanged.ns - self._before[0]
+            self._decode.exchange_ns += exchange_ns
+            self._decode.exchanged_bytes += self.exchanged.sent_bytes - self._before[1]
+            self._decode.compute_ns += time.monotonic_ns() - self._start_ns - exchange_ns
             self._decode.passes += 1
             self._decode.tokens += len(frame.rows)
 
@@ -71,6 +78,7 @@ class Accounts:
             spent=self.timeline.spent,
             received=self.received,
             sent=self.sent,
+            exchanged=self.exchanged,
         )
 
 

@@ -14,58 +14,61 @@ from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
 from partwise.errors import LaunchError
 from partwise.model import Model
-from partwise.part.machine import Assigned
+from partwise.part.events import Assigned
+from partwise.part.exchange import Exchange
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
+from partwise.registry.routes import Routes, compile_routes
 from partwise.remote.messages import MAX_THREADS, Assign
 from partwise.store import Store, open_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One part of a verified plan, and the model as this server sees it."""
+    """One part of a verified plan, its ways to others, and the model as this server sees it."""
 
     part: str
     deployment: str
     plan: Plan
+    routes: Routes
     model: Model
     model_path: Path
     threads: int
+    exchange_s: float
 
     @property
-    def last_part(self) -> str:
-        """Which part picks."""
-        return self.plan.stages[-1].members[-1].part
+    def leader(self) -> str:
+        """Which part tells what was picked."""
+        return self.plan.stages[-1].members[0].part
 
     def event(self) -> Assigned:
         """What the part's machine is to know of it."""
-        stage = self.plan.stage_of(self.part)
-        is_first = stage.start == 0
+        source = self.routes.source
+        is_first = source is None
         return Assigned(
             part=self.part,
             plan_version=self.plan.plan_version,
             is_first=is_first,
-            is_last=stage.stop == len(self.model.layers),
+            is_last=self.plan.stage_of(self.part) == self.plan.stages[-1],
+            num_members=len(self.routes.members),
+            is_leader=self.routes.is_leader,
             vocab_size=self.model.vocab_size,
             input_dtype=np.dtype(np.int64 if is_first else np.float32),
             input_widths=() if is_first else (self.model.hidden_size,),
-            input_codecs=frozenset(
-                {"fp32"}
-                if is_first
-                else {link.codec for link in self.plan.links if link.target == self.part}
-            ),
+            input_codecs=frozenset({source.codec if source else "fp32"}),
         )
 
     def codec_to(self, part: str) -> str:
-        """What the plan sends to ``part`` as."""
-        codecs = [
-            link.codec
-            for link in self.plan.links
-            if (link.source, link.target) == (self.part, part)
-        ]
-        return codecs[0] if codecs else "fp32"
+        """What the plan sends to ``part`` as: what was picked goes as it is."""
+        return next((leg.codec for leg in self.routes.targets if leg.part == part), "fp32")
 
-    def load(self, make_runner: RunnerFactory, on_progress: Callable[[int, int], None]) -> Runner:
-        """A runner with the part's weights; ``on_progress`` as `RunnerOptions` says.
+    def load(
+        self,
+        make_runner: RunnerFactory,
+        on_progress: Callable[[int, int], None],
+        exchange: Exchange | None,
+    ) -> Runner:
+        """A runner with the part's weights; ``on_progress`` and ``exchange`` as `RunnerOptions`
+        says.
 
         Raises:
             Exception: whatever the runner or the store raises.
@@ -79,6 +82,7 @@ class Assignment:
                 store=store,
                 threads=self.threads,
                 on_progress=on_progress,
+                exchange=exchange,
             )
             return make_runner(options)
 
@@ -105,7 +109,9 @@ def open_assignment(assign: Assign) -> Assignment:
         part=assign.part,
         deployment=assign.deployment,
         plan=plan,
+        routes=compile_routes(plan, model, assign.part),
         model=model,
         model_path=Path(assign.model_path),
         threads=assign.threads,
+        exchange_s=assign.exchange_s,
     )

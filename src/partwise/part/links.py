@@ -1,6 +1,9 @@
-"""The links of one server: its coordinator, the parts before it, the part after it."""
+"""The links of one server: its coordinator, the parts that send to it, those it sends to, and the
+other members of its stage."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from partwise import errors
 from partwise.part.refused import RefusedClients
@@ -18,12 +21,13 @@ STALL_S = 30.0
 class ServerLinks:
     """Who is connected to a server, and as what. The server's thread alone uses it.
 
-    ``coordinator`` and ``following`` are None while there is none.
+    ``coordinator`` is None while there is none; ``needed`` are the links by part without which it
+    cannot serve: those it sends to, and the other members of its stage.
     """
 
     def __init__(self, name: str, listener: Listener, poller: Poller) -> None:
         self.coordinator: Link | None = None
-        self.following: Link | None = None
+        self.needed: dict[str, Link] = {}
         self.refused = RefusedClients(poller)
         self._name = name
         self._listener = listener
@@ -31,16 +35,23 @@ class ServerLinks:
         self._inbound: set[Link] = set()
         self._senders: dict[int, Link] = {}  # by the id of a received frame's lease
 
-    def accept(self, deployment: str | None) -> None:
-        """Take in, or turn away, who came since; parts of ``deployment`` are welcome."""
+    def accept(self, deployment: str | None, callers: Collection[str]) -> list[Link]:
+        """Take in, or turn away, who came since; parts of ``deployment`` are welcome. The links of
+        those that are members of this stage, ``callers``, and needed."""
+        found = []
         for hello, channel in self._listener.accepted():
             if hello.role == "coordinator":
                 self._accept_coordinator(hello, channel)
-            elif hello.role == "part" and deployment == hello.deployment:
+            elif hello.role != "part" or deployment != hello.deployment:
+                channel.close()
+            elif hello.name not in callers:
                 self._inbound.add(link := Link(channel, hello.name))
                 self._poller.add_link(link)
+            elif hello.name in self.needed:
+                channel.close()  # it is connected already
             else:
-                channel.close()
+                found.append(self.need(channel, hello.name))
+        return found
 
     def _accept_coordinator(self, hello: Hello, channel: Channel) -> None:
         link = Link(channel, hello.name)
@@ -51,24 +62,29 @@ class ServerLinks:
         self.coordinator = link
         self._poller.add_link(link)
 
-    def follow(self, channel: Channel, part: str) -> None:
-        """``channel`` leads to the next part."""
-        self.following = Link(channel, part)
-        self._poller.add_link(self.following)
+    def need(self, channel: Channel, part: str) -> Link:
+        """``channel`` leads to ``part``, without which this server cannot serve."""
+        link = self.needed[part] = Link(channel, part)
+        self._poller.add_link(link)
+        return link
 
-    def forget(self, link: Link) -> None:
-        """A link ended that is neither the coordinator's nor the next part's."""
+    def forget(self, link: Link) -> bool:
+        """A link ended that is not the coordinator's; whether it was needed."""
         if link in self.refused:
             self.refused.forget(link)
+        elif self.needed.get(link.name) is link:
+            del self.needed[link.name]
+            return True
         else:
             # The part before may be replaced: this one keeps what it holds, and the
             # coordinator, which sees that part's end itself, decides.
             self._inbound.discard(link)
+        return False
 
     def give_up_stalled(self, now_s: float) -> None:
         """End the links that took nothing for STALL_S, and those of clients turned away."""
         self.refused.close_late(now_s)
-        for link in (self.following, self.coordinator):
+        for link in (*self.needed.values(), self.coordinator):
             if link and link.wants_write and now_s - link.last_progress_s > STALL_S:
                 text = f"it took nothing for {STALL_S:g} s"
                 self._poller.lose(link, errors.DeadlineExceeded(text))
@@ -85,8 +101,7 @@ class ServerLinks:
 
     def reset(self) -> None:
         """The assignment ended, and with it the links to other parts."""
-        for link in (*self._inbound, self.following):
-            if link is not None:
-                self._poller.remove(link)
-        self._inbound, self.following = set(), None
+        for link in (*self._inbound, *self.needed.values()):
+            self._poller.remove(link)
+        self._inbound, self.needed = set(), {}
         self._senders.clear()

@@ -3,9 +3,9 @@
 Events go into `PartMachine.handle`, actions come out in the order in which they are to be
 done. The loop in `server.py` does them and hands their outcomes back as events.
 
-    IDLE --Assigned--> LOADING --LoadDone--> LOADED --NextReached--> SERVING
-      ^                   |                     |                       |
-      +---- Unassigned ---+----- (from any) ----+-----------------------+
+    IDLE --Assigned--> LOADING --LoadDone--> LOADED --Joined--> SERVING
+      ^                   |                     |                  |
+      +---- Unassigned ---+----- (from any) ----+------------------+
     any but IDLE --Broken--> FAILED --Unassigned--> IDLE
 """
 
@@ -15,18 +15,35 @@ from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 
-import msgspec
-import numpy as np
-
+from partwise.part.backlog import Backlog, ByStep, FirstReady
+from partwise.part.events import (
+    Action,
+    Assigned,
+    Broken,
+    Compute,
+    Computed,
+    Consume,
+    Event,
+    Forget,
+    Joined,
+    Load,
+    LoadDone,
+    Push,
+    Received,
+    Refuse,
+    Released,
+    Reset,
+    Unassigned,
+)
 from partwise.part.picked import PickedTokens
-from partwise.remote.codecs import Packed
+from partwise.part.refusals import refuse_picks, refuse_row, refuse_tensor
 from partwise.remote.frame import Frame, FrameKind, Row, RowFlag
 from partwise.remote.layout import Array
 from partwise.remote.messages import Ping, Pong
 
 MAX_WAITING_FRAMES = 1024
 
-_PICK, _FOLLOWS = int(RowFlag.PICK), int(RowFlag.FOLLOWS)
+_PICK = int(RowFlag.PICK)
 
 
 class Phase(StrEnum):
@@ -39,124 +56,22 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-class Assigned(msgspec.Struct, frozen=True, kw_only=True):
-    """Event: the coordinator gave this server a part of the plan.
-
-    Its frames carry one tensor of shape (tokens, *input_widths): ids for the first part. It
-    travels as one of ``input_codecs`` says. The last part also tells the first what it picked:
-    ids below ``vocab_size``.
-    """
-
-    part: str
-    plan_version: int
-    is_first: bool
-    is_last: bool
-    input_dtype: np.dtype[np.generic]
-    input_widths: tuple[int, ...]
-    input_codecs: frozenset[str] = frozenset({"fp32"})
-    vocab_size: int = 1 << 31
-
-
-class LoadDone(msgspec.Struct, frozen=True):
-    """Event: the weights are in memory."""
-
-
-class NextReached(msgspec.Struct, frozen=True):
-    """Event: the link to the next part stands; the first one comes after the last, and a part
-    alone needs none."""
-
-
-class Received(msgspec.Struct, frozen=True):
-    """Event: a data frame came in."""
-
-    frame: Frame
-
-
-class Computed(msgspec.Struct, frozen=True):
-    """Event: the runner finished a frame."""
-
-    frame: Frame
-    outputs: tuple[Array, ...]
-
-
-class Released(msgspec.Struct, frozen=True):
-    """Event: the coordinator is done with these sequences."""
-
-    sequences: tuple[int, ...]
-
-
-class Broken(msgspec.Struct, frozen=True):
-    """Event: the assignment cannot go on."""
-
-
-class Unassigned(msgspec.Struct, frozen=True):
-    """Event: the coordinator went away."""
-
-
-Event = Assigned | LoadDone | NextReached | Received | Computed | Released | Broken | Unassigned
-
-
-class Load(msgspec.Struct, frozen=True):
-    """Action: load the assigned part."""
-
-
-class Compute(msgspec.Struct, frozen=True):
-    """Action: run the frame through the runner, then report `Computed`. ``picked`` are tokens
-    that it lacks: (index, token)."""
-
-    frame: Frame
-    picked: tuple[tuple[int, int], ...] = ()
-
-
-class Push(msgspec.Struct, frozen=True):
-    """Action: send the frame to the next part, or the result to the coordinator."""
-
-    frame: Frame
-    to_coordinator: bool
-
-
-class Consume(msgspec.Struct, frozen=True):
-    """Action: the received frame is done with: its buffer goes back to its link."""
-
-    frame: Frame
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """Action: tell the coordinator that a frame was not taken, and why."""
-
-    frame: Frame
-    reason: str
-
-
-class Forget(msgspec.Struct, frozen=True):
-    """Action: free the KV cache of these sequences."""
-
-    sequences: tuple[int, ...]
-
-
-class Reset(msgspec.Struct, frozen=True):
-    """Action: drop the runner and every link of the assignment."""
-
-
-Action = Load | Compute | Push | Consume | Refuse | Forget | Reset
-
-
 class PartMachine:
     """The state of one server's assignment. Only `handle` changes it."""
 
     def __init__(self) -> None:
         self.phase = Phase.IDLE
         self.assignment: Assigned | None = None
-        self.received_step = 0
         self.finished_step = 0
         self._positions: dict[int, int] = {}  # sequence -> its next position here
-        self._waiting: deque[Frame] = deque()
+        self._backlog: Backlog = FirstReady()
+        self._releases: deque[Released] = deque()  # of steps that are to come here
         self._picked = PickedTokens()
         self._computing: Frame | None = None
         self._handlers: dict[type, Callable[..., list[Action]]] = {
             Assigned: self._assigned,
             LoadDone: self._load_done,
-            NextReached: self._next_reached,
+            Joined: self._joined,
             Received: self._received,
             Computed: self._computed,
             Released: self._released,
@@ -179,23 +94,29 @@ class PartMachine:
         return self._computing is not None
 
     @property
+    def received_step(self) -> int:
+        """The last step that was taken, of those before which none is known to lack; 0: none."""
+        return self._backlog.last_step
+
+    @property
     def oldest_step(self) -> int:
         """The least step that was taken and is not finished; 0: there is none."""
         frames = [self._computing] if self._computing else []
-        return min((frame.step for frame in (*frames, *self._waiting)), default=0)
+        return min((f.step for f in (*frames, *self._backlog.list_frames())), default=0)
 
     @property
     def waits_for_picks(self) -> bool:
         """Whether frames wait although nothing is computed: their tokens are still to be picked."""
-        return self._computing is None and bool(self._waiting)
+        return self._computing is None and self._backlog.waits_for_picks
 
     @property
     def has_sequences(self) -> bool:
         """Whether it holds any that is not released."""
         return bool(self._positions)
 
-    def answer(self, ping: Ping, clock_ns: int) -> Pong:
-        """Where its steps stand, at ``clock_ns`` of the server's clock."""
+    def answer(self, ping: Ping, clock_ns: int, waits_for: str) -> Pong:
+        """Where its steps stand, at ``clock_ns`` of the server's clock; ``waits_for``: for which
+        other member of its stage it does."""
         return Pong(
             number=ping.number,
             sent_ns=ping.sent_ns,
@@ -204,19 +125,21 @@ class PartMachine:
             finished_step=self.finished_step,
             oldest_step=self.oldest_step,
             waits_for_picks=self.waits_for_picks,
+            waits_for=waits_for,
         )
 
     def _assigned(self, event: Assigned) -> list[Action]:
         self.assignment = event
         self.phase = Phase.LOADING
+        self._backlog = ByStep() if event.num_members > 1 else FirstReady()
         return [Load()]
 
     def _load_done(self, event: LoadDone) -> list[Action]:
         self.phase = Phase.LOADED
-        is_alone = self._is_first and self._is_last
-        return self._next_reached(NextReached()) if is_alone else []
+        is_alone = self._is_first and self._is_last and not self._is_shared
+        return self._joined(Joined()) if is_alone else []
 
-    def _next_reached(self, event: NextReached) -> list[Action]:
+    def _joined(self, event: Joined) -> list[Action]:
         self.phase = Phase.SERVING
         return []
 
@@ -228,6 +151,10 @@ class PartMachine:
     def _is_last(self) -> bool:
         return self.assignment is not None and self.assignment.is_last
 
+    @property
+    def _is_shared(self) -> bool:
+        return self.assignment is not None and self.assignment.num_members > 1
+
     def _received(self, event: Received) -> list[Action]:
         frame = event.frame
         reason = self._refusal(frame)
@@ -238,32 +165,18 @@ class PartMachine:
             self._note_picks(rows, frame.tensors[0])  # type: ignore[arg-type]
             return [Consume(frame), *self._start_next()]
         num_known = sum([row.position < self._positions.get(row.sequence, 0) for row in rows])
-        if num_known == len(rows):
+        if num_known == len(rows) or self._backlog.knows(frame):
             return [Consume(frame)]  # a duplicate
         positions = {row.sequence: self._positions.get(row.sequence, 0) for row in rows}
         for row in rows:
-            if reason := self._row_refusal(row, positions[row.sequence]):
+            before = positions[row.sequence]
+            is_after_frame = before == self._positions.get(row.sequence)
+            if reason := refuse_row(self.name, row, before, is_after_frame=is_after_frame):
                 return [Refuse(frame, reason), Consume(frame)]
             positions[row.sequence] += row.num_tokens
         self._positions.update(positions)
-        self.received_step = max(self.received_step, frame.step)
-        self._waiting.append(frame)
+        self._backlog.add(frame)
         return self._start_next()
-
-    def _row_refusal(self, row: Row, expected: int) -> str | None:
-        """Why ``row`` does not go on where its sequence stands, at position ``expected``."""
-        if row.position != expected or row.num_tokens < 1:
-            return (
-                f"{self.name} expects position {expected} of sequence {row.sequence},"
-                f" the frame has {row.num_tokens} tokens from {row.position}"
-            )
-        is_after_frame = expected == self._positions.get(row.sequence)
-        if row.flags & _FOLLOWS and not (row.num_tokens == 1 and is_after_frame):
-            return (
-                f"{self.name} can wait for one picked token after an earlier frame, not for"
-                f" {row.num_tokens} at position {expected} of sequence {row.sequence}"
-            )
-        return None
 
     def _refusal(self, frame: Frame) -> str | None:
         """Why ``frame`` cannot be taken now, whatever its rows."""
@@ -275,63 +188,22 @@ class PartMachine:
                 f" the frame is of {frame.plan_version}"
             )
         if frame.kind is FrameKind.RESULT and self._is_first:
-            return self._pick_refusal(frame)
+            return refuse_picks(frame, self.assignment, self._positions)
         if frame.kind is not FrameKind.FORWARD or not frame.rows:
             return f"{self.name} computes forward frames with rows, not {frame.kind.name} frames"
-        if len(self._waiting) >= MAX_WAITING_FRAMES:
-            return f"{len(self._waiting)} frames wait at {self.name}, the limit"
-        return self._tensor_refusal(frame)
-
-    def _pick_refusal(self, frame: Frame) -> str | None:
-        """Why the frame is not what was picked for its rows."""
-        expected = (sum([row.flags & _PICK for row in frame.rows]),)
-        found = [(tensor.dtype, tensor.shape) for tensor in frame.tensors]
-        if found != [(np.dtype(np.int64), expected)]:
-            return f"{self.name} expects {expected[0]} picks, the frame has {found}"
-        ids: Array = frame.tensors[0]  # type: ignore[assignment]
-        vocab_size = self.assignment.vocab_size if self.assignment else 0
-        if wrong := [token for token in ids.tolist() if not 0 <= token < vocab_size]:
-            return f"{self.name} was told of token {wrong[0]}, the vocabulary has {vocab_size}"
-        for row in frame.rows:
-            stop = row.position + row.num_tokens
-            if stop > self._positions.get(row.sequence, stop):
-                return (
-                    f"{self.name} was told what is picked for position {stop} of sequence"
-                    f" {row.sequence}, which stands at {self._positions[row.sequence]}"
-                )
-        return None
-
-    def _tensor_refusal(self, frame: Frame) -> str | None:
-        """Why the frame's tensors are not what this part computes on."""
-        assert self.assignment is not None
-        expected = (sum([row.num_tokens for row in frame.rows]), *self.assignment.input_widths)
-        if len(frame.tensors) != 1 or frame.tensors[0].shape != expected:
-            shapes = [tensor.shape for tensor in frame.tensors]
-            return f"{self.name} expects one tensor of shape {expected}, the frame has {shapes}"
-        if frame.tensors[0].dtype != self.assignment.input_dtype:
-            dtype = frame.tensors[0].dtype
-            return f"{self.name} expects {self.assignment.input_dtype}, the frame has {dtype}"
-        tensor = frame.tensors[0]
-        codec = tensor.codec if isinstance(tensor, Packed) else "fp32"
-        if codec not in self.assignment.input_codecs:
-            planned = ", ".join(sorted(self.assignment.input_codecs))
-            return f"the plan sends {planned} to {self.name}, the frame has {codec}"
-        return None
+        if len(self._backlog) >= MAX_WAITING_FRAMES:
+            return f"{len(self._backlog)} frames wait at {self.name}, the limit"
+        return refuse_tensor(frame, self.assignment)
 
     def _start_next(self) -> list[Action]:
-        """Compute the first waiting frame whose tokens are known, unless it would overtake one of
-        the same sequence."""
+        """Compute the next waiting frame, if one may be computed now."""
         if self._computing is not None:
             return []
-        passed: set[int] = set()
-        for index, frame in enumerate(self._waiting):
-            picked = self._picked.find(frame.rows) if self._is_first else ()
-            if picked is not None and passed.isdisjoint([row.sequence for row in frame.rows]):
-                del self._waiting[index]
-                self._computing = frame
-                return [Compute(frame, picked)]
-            passed.update([row.sequence for row in frame.rows])
-        return []
+        found = self._backlog.pop(self._picked if self._is_first else None)
+        if found is None:
+            return []
+        self._computing, picked = found
+        return [Compute(self._computing, picked)]
 
     def _note_picks(self, rows: tuple[Row, ...], ids: Array) -> None:
         """At the first part: these were picked. Of a released sequence nobody wants to know."""
@@ -346,22 +218,45 @@ class PartMachine:
             return []  # the assignment ended while it was being computed
         self._computing = None
         self.finished_step = max(self.finished_step, frame.step)
-        kind = FrameKind.RESULT if self._is_last else FrameKind.FORWARD
-        pushed = _answer(frame, kind, frame.rows, event.outputs)
-        actions: list[Action] = [Push(pushed, self._is_last), Consume(frame)]
-        if self._is_last and (asking := tuple([r for r in frame.rows if r.flags & _PICK])):
-            if self._is_first:
-                self._note_picks(asking, event.outputs[0])
-            else:  # first of all: that part waits for it
-                picks = _answer(frame, FrameKind.RESULT, asking, event.outputs[:1])
-                actions.insert(0, Push(picks, to_coordinator=False))
+        actions = self._answer(frame, event.outputs)
+        if self._releases:
+            actions += self._release()
         return actions + self._start_next()
 
+    def _answer(self, frame: Frame, outputs: tuple[Array, ...]) -> list[Action]:
+        """What goes on from a computed frame; it is done with."""
+        if not self._is_last:
+            pushed = _follow(frame, FrameKind.FORWARD, frame.rows, outputs)
+            return [Push(pushed, to_coordinator=False), Consume(frame)]
+        actions: list[Action] = []
+        asking = tuple([row for row in frame.rows if row.flags & _PICK])
+        is_leader = self.assignment is not None and self.assignment.is_leader
+        if asking and self._is_first:
+            self._note_picks(asking, outputs[0])
+        elif asking and is_leader:  # first of all: the first stage waits for it
+            picks = _follow(frame, FrameKind.RESULT, asking, outputs[:1])
+            actions.append(Push(picks, to_coordinator=False))
+        if is_leader:
+            result = _follow(frame, FrameKind.RESULT, frame.rows, outputs)
+            actions.append(Push(result, to_coordinator=True))
+        return [*actions, Consume(frame)]
+
     def _released(self, event: Released) -> list[Action]:
-        for sequence in event.sequences:
+        self._releases.append(event)
+        return self._release()
+
+    def _release(self) -> list[Action]:
+        """Forget what may be forgotten: of members of a stage one may be behind the one that
+        answered, with steps of these sequences still to come."""
+        sequences: list[int] = []
+        while self._releases:
+            if self._is_shared and self._releases[0].step > self.finished_step:
+                break
+            sequences += self._releases.popleft().sequences
+        for sequence in sequences:
             self._positions.pop(sequence, None)
             self._picked.forget(sequence)
-        return [Forget(event.sequences)]
+        return [Forget(tuple(sequences))] if sequences else []
 
     def _broken(self, event: Broken) -> list[Action]:
         if self.phase is Phase.IDLE:
@@ -375,13 +270,13 @@ class PartMachine:
         return [*actions, Reset()]
 
     def _drop_frames(self) -> list[Action]:
-        frames = list(self._waiting)
-        self._waiting.clear()
+        frames = self._backlog.list_frames()
+        self._backlog = FirstReady()
         self._computing = None
         return [Consume(frame) for frame in frames]
 
 
-def _answer(
+def _follow(
     frame: Frame, kind: FrameKind, rows: tuple[Row, ...], tensors: tuple[Array, ...]
 ) -> Frame:
     """What follows from a computed frame."""

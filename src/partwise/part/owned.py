@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from partwise.distributor.placement import split_kinds
 from partwise.distributor.plan import Plan
 from partwise.model import Parameter
-from partwise.store import Store
+from partwise.store import BLOCK_BYTES, Store, aligned_empty
 
 Floats = NDArray[np.float32]
 Ranges = tuple[tuple[int, int], ...]
@@ -67,19 +67,43 @@ def find_owned_neurons(plan: Plan, part: str, layer: int) -> Owned:
 
 def read_owned(store: Store, parameter: Parameter, owned: Owned) -> Floats:
     """The values of ``parameter`` that belong to ``owned``, in fp32; its shape, but for the axis of
-    its neurons, which is as long as they are.
+    its neurons, which is as long as they are. Contiguous, its base aligned as `Store.read`'s.
 
     Raises:
         StoreError: as `Store.read`.
     """
     boxes = owned.slices(parameter)
-    if not boxes:
-        shape = list(parameter.shape)
-        shape[parameter.neurons[0].axis] = 0
-        return np.empty(shape, np.float32)
-    read = [store.read(parameter.stored_name, box) for box in boxes]
-    return read[0] if len(read) == 1 else np.concatenate(read, axis=_axis_of(parameter))
+    if len(boxes) == 1:
+        return store.read(parameter.stored_name, boxes[0])
+    axis = parameter.neurons[0].axis
+    shape = list(parameter.shape)
+    shape[axis] = sum(box[axis].stop - box[axis].start for box in boxes)
+    values: Floats = aligned_empty(shape, np.float32)
+    target = values.swapaxes(0, axis)
+    done = 0
+    for run in _join_close(parameter, [box[axis] for box in boxes]):
+        start, stop = run[0].start, run[-1].stop
+        box = [slice(0, size) for size in parameter.shape]
+        box[axis] = slice(start, stop)
+        read = store.read(parameter.stored_name, tuple(box)).swapaxes(0, axis)
+        for own in run:
+            count = own.stop - own.start
+            target[done : done + count] = read[own.start - start : own.stop - start]
+            done += count
+    return values
 
 
-def _axis_of(parameter: Parameter) -> int:
-    return parameter.neurons[0].axis
+def _join_close(parameter: Parameter, owned: Sequence[slice]) -> list[list[slice]]:
+    """``owned`` along the axis of neurons, in runs to be read at once: the store reads and checks
+    whole blocks, so what lies between two of them in one block costs nothing."""
+    axis = parameter.neurons[0].axis
+    row_bytes = 4 * parameter.num_elements // parameter.shape[axis]
+    # Along any axis but the first, neurons have elements in all blocks.
+    limit = BLOCK_BYTES // row_bytes if axis == 0 else parameter.shape[axis]
+    runs: list[list[slice]] = []
+    for own in owned:
+        if runs and own.start - runs[-1][-1].stop <= limit:
+            runs[-1].append(own)
+        else:
+            runs.append([own])
+    return runs

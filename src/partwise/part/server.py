@@ -8,44 +8,27 @@ sending.
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
 from partwise import errors
-from partwise.errors import PartwiseError, RemoteError
+from partwise.errors import RemoteError
+from partwise.part import events
 from partwise.part.accounts import Accounts
 from partwise.part.assignment import Assignment, open_assignment
 from partwise.part.converter import Converter
+from partwise.part.failures import explain_failure, explain_loss
 from partwise.part.links import ServerLinks
-from partwise.part.machine import (
-    Action,
-    Broken,
-    Compute,
-    Computed,
-    Consume,
-    Event,
-    Forget,
-    Load,
-    LoadDone,
-    NextReached,
-    PartMachine,
-    Phase,
-    Push,
-    Received,
-    Refuse,
-    Released,
-    Reset,
-    Unassigned,
-)
+from partwise.part.machine import PartMachine, Phase
+from partwise.part.members import Members, Surroundings
 from partwise.part.memory import resident_bytes
-from partwise.part.packer import Packer, Way
+from partwise.part.outbox import Outbox
 from partwise.part.picked import fill_in
 from partwise.part.runner import Runner, RunnerFactory
 from partwise.part.unpacker import Unpacker
 from partwise.part.waiting import waits_asleep
+from partwise.registry.connections import list_called, list_linked, list_next
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.link import Link
@@ -94,21 +77,21 @@ class PartServer:
         self._links = ServerLinks(name, listener, self._poller)
         self._assignment: Assignment | None = None
         self._runner: Runner | None = None
-        self._packer: Packer | None = None
-        self._todo: deque[Action] = deque()
+        self._members: Members | None = None
+        self._todo: deque[events.Action] = deque()
         self._converter = Converter(self._poller)
         self._start_accounts()
         self._empty_bytes = resident_bytes()
         self._is_stopped = False
         self._next_check_s = 0.0
         self._doers: dict[type, Callable[..., None]] = {
-            Compute: self._compute,
-            Push: self._push,
-            Consume: self._consume,
-            Refuse: self._refuse,
-            Forget: self._forget,
-            Load: self._load,
-            Reset: self._reset,
+            events.Compute: self._compute,
+            events.Push: self._push,
+            events.Consume: self._consume,
+            events.Refuse: self._refuse,
+            events.Forget: self._forget,
+            events.Load: self._load,
+            events.Reset: self._reset,
         }
 
     def run(self) -> None:
@@ -119,8 +102,9 @@ class PartServer:
                     self._accounts.timeline.wait()
                 self._poller.poll(0 if self._todo else IDLE_POLL_S)
                 # Before computing, which may take long: every link had its chance right now.
-                if time.monotonic() > self._next_check_s:
-                    self._check_links()
+                if (now_s := time.monotonic()) > self._next_check_s:
+                    self._next_check_s = now_s + IDLE_POLL_S
+                    self._links.give_up_stalled(now_s)
                 if self._todo:
                     self._do_all()
         finally:
@@ -135,29 +119,37 @@ class PartServer:
     # Links
 
     def _accept(self) -> None:
-        self._links.accept(self._assignment.deployment if self._assignment else None)
+        assignment = self._assignment
+        if assignment is None:
+            self._links.accept(None, ())
+            return
+        routes = assignment.routes
+        for link in self._links.accept(assignment.deployment, routes.members[: routes.index]):
+            self._join(assignment, link)
+
+    def _join(self, assignment: Assignment, link: Link) -> None:
+        """``link``, which is needed, stands."""
+        routes = assignment.routes
+        if link.name in list_next(routes):
+            self._outbox.add(routes.part, link.name, assignment.codec_to(link.name))
+        elif self._members is not None:
+            self._members.join(link.name, link)
+        self._tell(Connected(part=link.name))
+        self._check_joined(assignment)
+
+    def _check_joined(self, assignment: Assignment) -> None:
+        is_joined = self._links.needed.keys() == list_linked(assignment.routes)
+        if is_joined and self._machine.phase is Phase.LOADED:
+            self._apply(events.Joined())
 
     def _on_lost(self, link: Link, error: RemoteError) -> None:
         if link is self._links.coordinator:
             self._links.coordinator = None
-            self._apply(Unassigned())
-        elif link is self._links.following:
-            self._links.following = None
-            is_late = isinstance(error, errors.DeadlineExceeded)
-            kind = errors.DeadlineExceeded if is_late else RemoteError
-            self._fail(
-                kind(
-                    f"{self._machine.name} lost its link to {link.name} after step"
-                    f" {self._machine.finished_step} (plan_version {self._plan_version}): {error}"
-                )
-            )
-        else:
-            self._links.forget(link)
-
-    def _check_links(self) -> None:
-        now_s = time.monotonic()
-        self._next_check_s = now_s + IDLE_POLL_S
-        self._links.give_up_stalled(now_s)
+            self._apply(events.Unassigned())
+        elif self._links.forget(link):
+            step = self._machine.finished_step
+            where = f"after step {step} (plan_version {self._plan_version})"
+            self._fail(explain_loss(self._machine.name, link.name, error, where))
 
     # Frames
 
@@ -171,20 +163,34 @@ class PartServer:
             except errors.FrameError as exc:
                 self._poller.lose(link, exc)
             return
+        if frame.kind is FrameKind.PARTIAL_SUM:
+            self._on_partial_sum(link, frame)
+            return
         if frame.kind is FrameKind.RESULT and not self._picks(link.name):
             self._poller.lose(
-                link, errors.FrameError(f"{link.name} sent picks, and is not the last")
+                link, errors.FrameError(f"{link.name} sent picks, and does not speak for the last")
             )
             return
         self._accounts.arrive(frame, is_from_part=link is not self._links.coordinator)
         self._links.hold(link, frame)
-        actions = self._machine.handle(Received(frame))
+        actions = self._machine.handle(events.Received(frame))
         self._todo += actions
         if not actions:  # it waits for its turn
             self._unpacker.expect(frame)
 
     def _picks(self, part: str) -> bool:
-        return self._assignment is not None and part == self._assignment.last_part
+        return self._assignment is not None and part == self._assignment.leader
+
+    def _on_partial_sum(self, link: Link, frame: Frame) -> None:
+        if self._machine.phase is Phase.FAILED:
+            link.release(frame)
+            return
+        try:
+            if self._members is None:
+                raise errors.FrameError(f"{link.name} sent a partial sum, and is no member here")
+            self._members.receive(link, frame)
+        except errors.FrameError as exc:
+            self._poller.lose(link, exc)
 
     def _on_message(self, link: Link, frame: Frame) -> None:
         if link is not self._links.coordinator:
@@ -203,9 +209,10 @@ class PartServer:
             case SetClock():
                 self._accounts.set_clock(message)
             case Release():
-                self._apply(Released(message.sequences))
+                self._apply(events.Released(message.sequences, message.step))
             case Ping():
-                self._tell(self._machine.answer(message, time.monotonic_ns()))
+                waits_for = self._members.waits_for if self._members else ""
+                self._tell(self._machine.answer(message, time.monotonic_ns(), waits_for))
             case GetStats():
                 self._tell(self._accounts.stats(message.number))
             case _:
@@ -227,14 +234,9 @@ class PartServer:
 
     def _fail(self, error: Exception) -> None:
         """Tell the coordinator why this assignment ends, and end it."""
-        if not isinstance(error, PartwiseError):
-            traceback.print_exception(error, file=sys.stderr)
-            error = errors.PartFailed(
-                f"{self._machine.name} stopped: {type(error).__name__}: {error}",
-                part=self._machine.name,
-            )
-        self._apply(Broken())
-        self._tell(Failed(error=type(error).__name__, text=str(error)))
+        told = explain_failure(self._machine.name, error)
+        self._apply(events.Broken())
+        self._tell(Failed(error=type(told).__name__, text=str(told)))
 
     # Assignment
 
@@ -248,27 +250,33 @@ class PartServer:
             self._fail(exc)
             return
         self._assignment = assignment
+        if len(assignment.routes.members) > 1:
+            around = Surroundings(attend=self._attend, lose=self._poller.lose)
+            exchange_s = assignment.exchange_s
+            self._members = Members(assignment.routes, around, self._accounts, exchange_s)
         self._apply(event)
 
-    def _load(self, action: Load) -> None:
+    def _load(self, action: events.Load) -> None:
         if self._assignment is None:
             return
         try:
-            self._runner = self._assignment.load(self._make_runner, self._on_progress)
+            self._runner = self._assignment.load(
+                self._make_runner, self._on_progress, self._members
+            )
         except _Abandoned:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
             self._fail(exc)
             return
-        self._apply(LoadDone())
-        self._tell(
-            Loaded(
-                weight_bytes=self._runner.weight_bytes,
-                resident_bytes=resident_bytes(),
-                empty_resident_bytes=self._empty_bytes,
-                notes=self._runner.notes,
-            )
+        self._apply(events.LoadDone())
+        loaded = Loaded(
+            weight_bytes=self._runner.weight_bytes,
+            resident_bytes=resident_bytes(),
+            empty_resident_bytes=self._empty_bytes,
+            notes=self._runner.notes,
         )
+        self._tell(loaded)
+        self._check_joined(self._assignment)
 
     def _on_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._tell(LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes))
@@ -278,6 +286,8 @@ class PartServer:
         assignment = self._assignment
         if assignment is None or self._machine.phase is not Phase.LOADED:
             raise errors.FrameError(f"{self._machine.name} is {self._machine.phase}, not loaded")
+        if connect.part not in list_called(assignment.routes):
+            raise errors.FrameError(f"{assignment.part} has nothing to send to {connect.part}")
         hello = Hello(role="part", name=assignment.part, deployment=assignment.deployment)
         try:
             channel = self._transport.connect(Address(connect.host, connect.port), hello)
@@ -285,65 +295,56 @@ class PartServer:
             kind = type(exc) if isinstance(exc, RemoteError) else RemoteError
             self._fail(kind(f"{assignment.part} cannot reach {connect.part}: {exc}"))
             return
-        self._links.follow(channel, connect.part)
-        self._packer = self._make_packer(assignment.codec_to(connect.part), connect.part)
-        self._apply(NextReached())
-        self._tell(Connected(part=connect.part))
-
-    def _make_packer(self, codec: str, part: str) -> Packer:
-        way = Way(
-            codec=codec,
-            source=self._machine.name,
-            target=part,
-            send=self._send_on,
-            is_sent=lambda: not (self._links.following and self._links.following.has_output),
-            fail=self._fail,
-        )
-        accounts = self._accounts
-        return Packer(way, self._converter, accounts.timeline, accounts.sent)
+        self._join(assignment, self._links.need(channel, connect.part))
 
     def _start_accounts(self) -> None:
         accounts = self._accounts = Accounts()
         self._unpacker = Unpacker(self._converter, accounts.timeline, accounts.received)
-        self._packer = None
+        self._outbox = Outbox(
+            links=self._links,
+            converter=self._converter,
+            accounts=accounts,
+            send=self._send,
+            fail=self._fail,
+        )
 
-    def _reset(self, action: Reset) -> None:
+    def _reset(self, action: events.Reset) -> None:
         self._converter.forget()
         self._links.reset()
-        self._assignment = self._runner = None
+        self._assignment = self._runner = self._members = None
         self._start_accounts()
 
     # Actions
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         self._todo.extend(self._machine.handle(event))
 
     def _do_all(self) -> None:
         """What is to be done, up to the second pass: the links have a turn before each."""
         has_computed = False
         while self._todo:
-            is_pass = type(self._todo[0]) is Compute
+            is_pass = type(self._todo[0]) is events.Compute
             if is_pass and has_computed:
                 return
             has_computed |= is_pass
             action = self._todo.popleft()
             self._doers[type(action)](action)
 
-    def _consume(self, action: Consume) -> None:
+    def _consume(self, action: events.Consume) -> None:
         self._unpacker.close(action.frame)
         self._links.release(action.frame)
 
-    def _refuse(self, action: Refuse) -> None:
+    def _refuse(self, action: events.Refuse) -> None:
         frame = action.frame
         self._tell(Refused(microbatch=frame.microbatch, step=frame.step, text=action.reason))
 
-    def _forget(self, action: Forget) -> None:
+    def _forget(self, action: events.Forget) -> None:
         if self._runner is not None:
             self._runner.release(action.sequences)
         if not self._machine.has_sequences:
             self._accounts.timeline.rest()
 
-    def _compute(self, action: Compute) -> None:
+    def _compute(self, action: events.Compute) -> None:
         frame = action.frame
         if self._runner is None:
             return
@@ -352,25 +353,25 @@ class PartServer:
             if action.picked:
                 inputs = (fill_in(inputs[0], action.picked),)
             self._accounts.begin_pass()
+            if self._members is not None:
+                self._members.begin_pass(frame)
             outputs = self._runner.run(frame.rows, inputs, self._between_layers)
+            if self._members is not None:
+                self._members.end_pass()
         except _Abandoned:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
             self._fail(exc)
             return
         self._accounts.end_pass(frame)
-        self._todo += self._machine.handle(Computed(frame, outputs))
+        self._todo += self._machine.handle(events.Computed(frame, outputs))
 
-    def _push(self, push: Push) -> None:
+    def _push(self, push: events.Push) -> None:
         if push.to_coordinator:
             self._send(self._links.coordinator, push.frame)
-        elif self._packer is not None:
-            self._packer.push(push.frame, has_more=self._machine.is_computing)
+        else:
+            self._outbox.push(push.frame, has_more=self._machine.is_computing)
         self._accounts.push()
-
-    def _send_on(self, frame: Frame) -> None:
-        """To the next part."""
-        self._send(self._links.following, frame)
 
     def _send(self, link: Link | None, frame: Frame) -> None:
         if link is None:
@@ -388,8 +389,8 @@ class PartServer:
         self._attend()
         timeline.end_turn()
 
-    def _attend(self) -> None:
-        """Look after links for a moment while it loads or computes."""
-        self._poller.poll(0)
+    def _attend(self, timeout_s: float = 0) -> None:
+        """Look after links while it loads or computes: for a moment, or until something comes."""
+        self._poller.poll(timeout_s)
         if self._is_stopped or self._machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise _Abandoned

@@ -11,7 +11,11 @@ import msgspec
 
 
 class Counters(msgspec.Struct, kw_only=True):
-    """Decode passes (one token a row). ``hop_ns`` sums how long ``hops`` frames were under way."""
+    """Decode passes (one token a row). ``hop_ns`` sums how long ``hops`` frames were under way.
+
+    ``compute_ns`` is without ``exchange_ns``, in which ``exchanged_bytes`` went to other members of
+    the stage; ``sent_bytes`` went to other stages and the coordinator.
+    """
 
     tokens: int = 0
     passes: int = 0
@@ -20,6 +24,8 @@ class Counters(msgspec.Struct, kw_only=True):
     hops: int = 0
     hop_ns: int = 0
     sent_bytes: int = 0
+    exchange_ns: int = 0
+    exchanged_bytes: int = 0
 
 
 class TimeSpent(msgspec.Struct, kw_only=True):
@@ -52,7 +58,18 @@ class Traffic(msgspec.Struct, kw_only=True):
     beside_ns: int = 0
 
 
-Sums = TypeVar("Sums", Counters, TimeSpent, Traffic)
+class Exchanged(msgspec.Struct, kw_only=True):
+    """What a member exchanged with the others of its stage, in so many ``calls`` for a sum or what
+    all have. ``sent_bytes`` of tensors to all of them, as the plan predicts them; ``ns`` in all, of
+    which ``wait_ns`` until what was sent was there."""
+
+    calls: int = 0
+    sent_bytes: int = 0
+    ns: int = 0
+    wait_ns: int = 0
+
+
+Sums = TypeVar("Sums", Counters, TimeSpent, Traffic, Exchanged)
 
 
 def subtract(now: Sums, before: Sums) -> Sums:

@@ -50,7 +50,7 @@ assert _HEADER.size == HEADER_BYTES
 
 
 class FrameKind(IntEnum):
-    """What a frame carries. GRADIENT and PARTIAL_SUM are reserved."""
+    """What a frame carries. GRADIENT is reserved; PARTIAL_SUM goes between members of a stage."""
 
     FORWARD = 1
     GRADIENT = 2
@@ -86,8 +86,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. ``layer`` is reserved for frames inside a layer; ``sent_ns`` is the
-    sender's monotonic clock when its link encoded the frame, or when packing its tensors began.
+    """One message. A partial sum says in ``layer`` in which exchange of its step it is, and in
+    ``attempt`` in which round of that. ``sent_ns`` is the sender's monotonic clock when its link
+    encoded the frame, or when packing its tensors began.
 
     Tensors of a received frame are views of ``lease``, a buffer of its link: they are valid
     until the frame is released to that link. A frame to be sent has no lease.

@@ -5,14 +5,19 @@ Bytes from outside are decoded and validated here, once.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from partwise.errors import FrameError
-from partwise.remote.counters import Counters, TimeSpent, Traffic
+from partwise.remote.counters import Counters, Exchanged, TimeSpent, Traffic
 from partwise.remote.frame import Frame, FrameKind
 
 MAX_THREADS = 1024
 """The most that a server computes with."""
+EXCHANGE_S = 60.0
+"""How long a member of a stage may keep the others waiting, if nothing else is said."""
+MAX_EXCHANGE_S = 86_400.0
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
@@ -21,13 +26,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=s
 
 class Assign(Message, frozen=True, kw_only=True):
     """Coordinator to server: hold this part. ``plan`` is the plan's JSON; 0 ``threads``: as many
-    as the server decides."""
+    as the server decides; ``exchange_s`` is how long it waits for another member of its stage."""
 
     deployment: str
     plan: bytes
     part: str
     model_path: str
     threads: int
+    exchange_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_EXCHANGE_S)] = EXCHANGE_S
 
 
 class LoadProgress(Message, frozen=True, kw_only=True):
@@ -47,8 +53,8 @@ class Loaded(Message, frozen=True, kw_only=True):
 
 
 class Connect(Message, frozen=True, kw_only=True):
-    """Coordinator to server: send activations to the part that listens there, or, from the last
-    part to the first, what was picked."""
+    """Coordinator to server: connect to the part that listens there. The plan says what for: it
+    has activations from you, or what was picked, or is another member of your stage."""
 
     part: str
     host: str
@@ -56,23 +62,24 @@ class Connect(Message, frozen=True, kw_only=True):
 
 
 class Connected(Message, frozen=True, kw_only=True):
-    """Server to coordinator: the next part is reached."""
+    """Server to coordinator: the link to ``part`` stands, whoever of both connected."""
 
     part: str
 
 
 class SetClock(Message, frozen=True, kw_only=True):
-    """Coordinator to server: your clock is so far ahead of that of the part before you (the last
-    one comes before the first), and of mine."""
+    """Coordinator to server: your clock is so far ahead of that of the part that sends to you (the
+    leader of the last stage does to the first), and of mine."""
 
     ahead_ns: int
     ahead_of_coordinator_ns: int
 
 
 class Release(Message, frozen=True, kw_only=True):
-    """Coordinator to server: forget these sequences."""
+    """Coordinator to server: forget these sequences, of which no step after ``step`` has a row."""
 
     sequences: tuple[int, ...]
+    step: int = 0
 
 
 class Ping(Message, frozen=True, kw_only=True):
@@ -84,8 +91,8 @@ class Ping(Message, frozen=True, kw_only=True):
 
 class Pong(Message, frozen=True, kw_only=True):
     """The answer, with the clock of the answering server and where its steps stand: the last one
-    taken, the last one finished, the oldest that is not (0: none), and whether that one lacks
-    tokens that are still to be picked."""
+    taken, the last one finished, the oldest that is not (0: none), whether that one lacks tokens
+    that are still to be picked, and for which other member of its stage it waits."""
 
     number: int
     sent_ns: int
@@ -94,6 +101,7 @@ class Pong(Message, frozen=True, kw_only=True):
     finished_step: int
     oldest_step: int = 0
     waits_for_picks: bool = False
+    waits_for: str = ""
 
 
 class GetStats(Message, frozen=True, kw_only=True):
@@ -111,6 +119,7 @@ class Stats(Message, frozen=True, kw_only=True):
     spent: TimeSpent = msgspec.field(default_factory=TimeSpent)
     received: Traffic = msgspec.field(default_factory=Traffic)
     sent: Traffic = msgspec.field(default_factory=Traffic)
+    exchanged: Exchanged = msgspec.field(default_factory=Exchanged)
 
 
 class CountPushed(Message, frozen=True, kw_only=True):

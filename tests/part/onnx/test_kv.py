@@ -41,7 +41,7 @@ STEP = st.tuples(st.sets(st.integers(0, 7), min_size=1), st.integers(1, 60), st.
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(STEP, max_size=12))
 def test_tokens_stay_with_their_sequence(steps: list[tuple[set[int], int, bool]]) -> None:
-    pool = KvPool(num_blocks=2, num_heads=2, head_size=4)
+    pool = KvPool([2, 3], head_size=4)
     for sequences, count, is_release in steps:
         if is_release:
             pool.release(list(sequences))
@@ -51,7 +51,7 @@ def test_tokens_stay_with_their_sequence(steps: list[tuple[set[int], int, bool]]
 
 
 def test_the_same_batch_stays_where_it_is() -> None:
-    pool = KvPool(num_blocks=1, num_heads=1, head_size=4)
+    pool = KvPool([1], head_size=4)
     write(pool, dict.fromkeys(range(6), 1))
     write(pool, {1: 2, 4: 2})
     generation, slots = pool.generation, list(pool._slots)
@@ -61,7 +61,7 @@ def test_the_same_batch_stays_where_it_is() -> None:
 
 
 def test_an_empty_pool_holds_no_memory() -> None:
-    pool = KvPool(num_blocks=1, num_heads=1, head_size=4)
+    pool = KvPool([1], head_size=4)
     write(pool, {1: 500})
     assert pool.capacity >= 500
     pool.release([1, 2])
@@ -70,7 +70,7 @@ def test_an_empty_pool_holds_no_memory() -> None:
 
 def test_views_are_let_go_of_before_buffers_are_replaced() -> None:
     kept: list[object] = []
-    pool = KvPool(num_blocks=3, num_heads=1, head_size=4, on_replace=kept.clear)
+    pool = KvPool([1, 1, 1], head_size=4, on_replace=kept.clear)
     write(pool, {1: 5})
     old = [weakref.ref(pair.base.base) for pair in pool._blocks]
     assert all(ref() is not None for ref in old)

@@ -42,9 +42,9 @@ def lengths_off_by_one(patch: Patch) -> None:
     """Decoded tokens see one past token less, and are turned as if they stood there."""
     original = session.Graph.run
 
-    def run(self: Any, hidden: Any, start: int, lengths: list[int], asking: Any) -> Any:
+    def run(self: Any, hidden: Any, start: int, lengths: list[int], *words: Any) -> Any:
         is_decoding = hidden.shape[1] == 1 and min(lengths) > 1
-        return original(self, hidden, start, [n - is_decoding for n in lengths], asking)
+        return original(self, hidden, start, [n - is_decoding for n in lengths], *words)
 
     patch.setattr(session.Graph, "run", run)
 

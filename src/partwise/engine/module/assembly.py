@@ -36,7 +36,7 @@ READY_S = 120.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleTarget:
     """What is to be assembled. ``addresses`` by server name; ``explain`` says why a server went
-    away, as far as its launcher knows."""
+    away, as far as its launcher knows; a part may keep the others waiting for ``exchange_s``."""
 
     name: str
     plan: Plan
@@ -44,6 +44,7 @@ class ModuleTarget:
     path: str
     addresses: Mapping[str, Address]
     threads: int
+    exchange_s: float
     explain: Callable[[str], str]
 
 
@@ -103,6 +104,7 @@ class ModuleAssembly:
                 part=entry.part.name,
                 model_path=self.target.path,
                 threads=self.target.threads,
+                exchange_s=self.target.exchange_s,
             )
             self.send(entry, message_frame(assign, self.target.plan.plan_version))
         self.wait(lambda entry: entry.loaded is not None, READY_S, "load its parameters")

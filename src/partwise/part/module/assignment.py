@@ -22,12 +22,14 @@ Key = tuple[int, str, int]
 
 @dataclass(kw_only=True, eq=False)
 class Assigned:
-    """The part that a server hosts: its links to others, what came and was not taken yet."""
+    """The part that a server hosts: its links to others, what came and was not taken yet. A pass
+    waits ``exchange_s`` for what another part owes it."""
 
     part: str
     deployment: str
     schedule: Schedule
     runner: ModuleRunner
+    exchange_s: float
     links: dict[str, Link] = field(default_factory=dict)
     inbox: dict[Key, tuple[Link, Frame]] = field(default_factory=dict)
     pushed: dict[str, Pushed] = field(default_factory=dict)
@@ -53,5 +55,9 @@ def load(assign: Assign, threads: int) -> Assigned:
         schedule = compile_schedule(captured.graph, plan, read_patterns(captured.graph, store))
         runner = ModuleRunner(captured.graph, schedule, assign.part, store)
     return Assigned(
-        part=assign.part, deployment=assign.deployment, schedule=schedule, runner=runner
+        part=assign.part,
+        deployment=assign.deployment,
+        schedule=schedule,
+        runner=runner,
+        exchange_s=assign.exchange_s,
     )

@@ -38,8 +38,6 @@ from partwise.remote.poller import Poller
 from partwise.remote.transport import Address, Listener, Transport
 
 IDLE_POLL_S = 1.0
-PEER_S = 60.0
-"""How long a pass waits for what another part owes it."""
 MAX_WAITING_FRAMES = 4096
 
 
@@ -59,13 +57,11 @@ class ModuleServer:
         listener: Listener,
         *,
         threads: int = 1,
-        peer_s: float = PEER_S,
     ) -> None:
         self.name = name
         self._transport = transport
         self._listener = listener
         self._threads = threads
-        self._peer_s = peer_s
         self._poller = Poller(self._on_frame, self._on_lost, is_pressed=False)
         self._poller.add(listener.fileno(), self._accept)
         self._coordinator: Link | None = None
@@ -277,15 +273,15 @@ class ModuleServer:
 
     def take(self, assigned: Assigned, key: Key) -> Frame:
         """Wait for a frame, whose tensors are good until the next one is taken."""
-        stop_s = time.monotonic() + self._peer_s
+        stop_s = time.monotonic() + assigned.exchange_s
         while key not in assigned.inbox:
             if time.monotonic() > stop_s:
                 raise DeadlineExceeded(
-                    f"{key[1]} did not send to {assigned.part} in {self._peer_s:g} s (step"
+                    f"{key[1]} did not send to {assigned.part} in {assigned.exchange_s:g} s (step"
                     f" {key[0]}, plan_version {assigned.schedule.plan_version}): is its host"
                     " alive?"
                 )
-            self._attend(min(IDLE_POLL_S, self._peer_s))
+            self._attend(min(IDLE_POLL_S, assigned.exchange_s))
         link, frame = assigned.inbox.pop(key)
         link.release(frame)
         return frame

@@ -2,7 +2,8 @@
 
 Nothing but the residual passes between the two, so that they can become graphs of their own.
 What a family has and another has not (biases, norms of heads, fused products) shows in the
-block's parameters.
+block's parameters. A member of a stage computes with the neurons that it owns: its result is a
+term of a sum, to which the output's bias is added once, later.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partwise.model import Layer, Parameter
+from partwise.model.families.family import KV_GROUP, MLP_UNIT
 from partwise.part.onnx.graph import MICROSOFT, GraphWriter
 from partwise.part.onnx.linear import LinearWriter, Weight, split_rows
 from partwise.part.onnx.shape import Shape
+from partwise.part.owned import Owned
 
 Floats = NDArray[np.float32]
 
@@ -33,13 +36,19 @@ class Parameters(Protocol):
         """Matrices with the same inputs as one."""
         ...
 
+    def owned_of(self, parameter: Parameter) -> Owned:
+        """The neurons of its layer to which what is read belongs."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """The hidden state as the names of its two terms; ``pending`` is yet to be added."""
+    """The hidden state as the names of its two terms; ``pending`` is yet to be added, and with it
+    a ``bias`` if it is not in it."""
 
     value: str
     pending: str | None = None
+    bias: str | None = None
 
 
 class BlockWriter:
@@ -62,6 +71,7 @@ class BlockWriter:
             normed = self._norm(residual.value, weight)
             return normed, residual
         inputs = [residual.value, residual.pending, weight]
+        inputs += [] if residual.bias is None else [residual.bias]
         normed, total = f"{parameter.name}.out", f"{parameter.name}.sum"
         self._graph.named_node(
             "SkipSimplifiedLayerNormalization", inputs, [normed, "", "", total],
@@ -71,43 +81,47 @@ class BlockWriter:
 
     def write_sum(self, residual: Residual) -> str:
         """The hidden state itself."""
-        if residual.pending is None:
-            return residual.value
-        return self._graph.node("Add", [residual.value, residual.pending])[0]
+        terms = [residual.value, residual.pending, residual.bias]
+        total, *others = [term for term in terms if term is not None]
+        for term in others:
+            (total,) = self._graph.node("Add", [total, term])
+        return total
 
     def write_attention(self, layer: Layer, index: int, residual: Residual) -> Residual:
         """Attention of ``layer``, which is the block ``index`` of the part, over its past."""
-        has = _by_suffix(layer)
+        has, shape = _by_suffix(layer), self._shape
+        owned = self._source.owned_of(has["self_attn.o_proj.weight"])
+        num_groups = owned.count(KV_GROUP, shape.num_kv_heads)
         normed, residual = self.write_norm(has["input_layernorm.weight"], residual)
         packed = self._project(layer, normed, "qkv_proj", ("q_proj", "k_proj", "v_proj"))
         heads = [packed, "", ""]
         if "self_attn.q_norm.weight" in has:
-            heads = self._norm_heads(layer, packed)
-        attended, shape = f"attended_{index}", self._shape
+            heads = self._norm_heads(layer, packed, num_groups)
+        attended = f"attended_{index}"
         past = [f"past_{index}_key", f"past_{index}_value"]
         self._graph.named_node(
             "GroupQueryAttention",
             [*heads, *past, "lengths", "total", "cosines", "sines"],
             [attended, f"present_{index}_key", f"present_{index}_value"],
             domain=MICROSOFT,
-            num_heads=shape.num_heads,
-            kv_num_heads=shape.num_kv_heads,
+            num_heads=num_groups * shape.heads_per_group,
+            kv_num_heads=num_groups,
             scale=shape.head_size**-0.5,
             do_rotary=1,
         )
-        return Residual(value=residual.value, pending=self._project(layer, attended, "o_proj", ()))
+        pending = self._sum_up(layer, attended, "o_proj", is_term=owned.is_split(KV_GROUP))
+        return Residual(value=residual.value, pending=pending)
 
     def write_mlp(self, layer: Layer, residual: Residual) -> Residual:
         """The gated MLP of ``layer``."""
-        normed, residual = self.write_norm(
-            _by_suffix(layer)["post_attention_layernorm.weight"], residual
-        )
+        has = _by_suffix(layer)
+        owned = self._source.owned_of(has["mlp.down_proj.weight"])
+        normed, residual = self.write_norm(has["post_attention_layernorm.weight"], residual)
         gate, up = self._gate_and_up(layer, normed)
         (gate,) = self._graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
         (product,) = self._graph.node("Mul", [gate, up])
-        return Residual(
-            value=residual.value, pending=self._project(layer, product, "down_proj", ())
-        )
+        pending = self._sum_up(layer, product, "down_proj", is_term=owned.is_split(MLP_UNIT))
+        return Residual(value=residual.value, pending=pending)
 
     def write_head(self, layer: Layer, value: str) -> str:
         """The logits of ``value``."""
@@ -134,10 +148,10 @@ class BlockWriter:
             axis=-1, epsilon=self._shape.norm_epsilon, stash_type=1,
         )[0]  # fmt: skip
 
-    def _norm_heads(self, layer: Layer, packed: str) -> list[str]:
+    def _norm_heads(self, layer: Layer, packed: str, num_groups: int) -> list[str]:
         """Query, key and value of a product of all three, the first two with their heads normed."""
         shape, has = self._shape, _by_suffix(layer)
-        counts = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
+        counts = [num_groups * shape.heads_per_group, num_groups, num_groups]
         widths = np.array([count * shape.head_size for count in counts], np.int64)
         sizes = self._graph.weight(f"{layer.name}.widths", widths)
         query, key, value = self._graph.node("Split", [packed, sizes], outputs=3, axis=-1)
@@ -156,8 +170,7 @@ class BlockWriter:
 
     def _project(self, layer: Layer, value: str, fused: str, apart: tuple[str, ...]) -> str:
         """One product with the projection ``fused``, or with those that the model holds apart."""
-        has = _by_suffix(layer)
-        half = "self_attn" if fused in ("qkv_proj", "o_proj") else "mlp"
+        has, half = _by_suffix(layer), _half_of(fused)
         names = [f"{half}.{fused}"]
         if f"{names[0]}.weight" not in has:
             names = [f"{half}.{name}" for name in apart]
@@ -165,6 +178,19 @@ class BlockWriter:
         biases = [self._read(has[f"{name}.bias"]) for name in names if f"{name}.bias" in has]
         bias = np.concatenate(biases) if biases else None
         return self._linear.write(f"{layer.name}.{half}.{fused}", value, weight, bias)
+
+    def _sum_up(self, layer: Layer, value: str, name: str, *, is_term: bool) -> str:
+        """The output of a half block; ``is_term``: what these neurons add to it, without a bias."""
+        if not is_term:
+            return self._project(layer, value, name, ())
+        full = f"{_half_of(name)}.{name}"
+        weight = self._source.read_matrices([_by_suffix(layer)[f"{full}.weight"]])
+        return self._linear.write(f"{layer.name}.{full}", value, weight, None)
+
+
+def _half_of(projection: str) -> str:
+    """Where the parameters of a block lie that have a projection."""
+    return "self_attn" if projection in ("qkv_proj", "o_proj") else "mlp"
 
 
 def _by_suffix(layer: Layer) -> dict[str, Parameter]:

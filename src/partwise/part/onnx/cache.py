@@ -1,9 +1,9 @@
 """Built graphs in the store's folder of the model: found again, checked, or built.
 
-One folder for each of (model, layers, precision, builder); in it files with unique names and
-`graph.json`, which names those in force and their digests and is replaced at once. So a
-reader sees a whole graph or none, a failed build changes nothing, and files that a running
-server has mapped stay until it ends.
+One folder for each of (model, layers, what is owned of them, precision, builder); in it files
+with unique names and `graph.json`, which names those in force and their digests and is replaced
+at once. So a reader sees a whole graph or none, a failed build changes nothing, and files that a
+running server has mapped stay until it ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from partwise.errors import StoreError
 from partwise.part.onnx.rounding import Rounding
+from partwise.part.onnx.shares import list_owned
 from partwise.part.onnx.stale import (
     DATA_SUFFIX,
     GRAPHS_NAME,
@@ -49,9 +50,12 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     modified_ns: int
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What a folder holds. ``graph`` and ``weights`` are of all layers but the embedding, whose
-    ``table`` is fp32, C-ordered. ``model`` stands for the config and manifest it is of."""
+    ``table`` is fp32, C-ordered. ``model`` stands for the config and manifest it is of. Of a member
+    of several ``graph`` holds its ``segments``, one after the other: their bytes."""
 
     builder: int
     sources: tuple[SourceFile, ...]
@@ -59,6 +63,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     graph: CachedFile | None
     weights: CachedFile | None
     table: CachedFile | None
+    segments: tuple[int, ...] = ()
 
     @property
     def files(self) -> list[CachedFile]:
@@ -188,10 +193,12 @@ def digest_model(options: RunnerOptions) -> str:
 def _key(options: RunnerOptions, rounding: Rounding) -> str:
     """The folder's name: the same for whatever becomes the same graph."""
     stage = options.plan.stage_of(options.part)
-    described = [
+    described: list[object] = [
         BUILDER_VERSION, options.model.fingerprint, fingerprint_of(options.store.manifest),
         stage.start, stage.stop, rounding.precision, rounding.block, rounding.is_symmetric,
     ]  # fmt: skip
+    if options.exchange is not None:
+        described.append([sorted(owned.by_kind.items()) for owned in list_owned(options)])
     digest = hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:12]
     return f"{stage.start}-{stage.stop}-{rounding.precision}-{digest}"
 

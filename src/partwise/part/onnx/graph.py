@@ -91,6 +91,10 @@ class GraphWriter:
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Write a constant; returns its name."""
+        return self.use(self.store(name, values))
+
+    def store(self, name: str, values: NDArray[Any]) -> TensorProto:
+        """Write a constant that any graph with the same weights' file may `use`."""
         data = np.ascontiguousarray(values)
         tensor = TensorProto(name=name, data_type=_DTYPES[str(data.dtype)], dims=data.shape)
         if data.nbytes <= INLINE_BYTES:
@@ -102,7 +106,12 @@ class GraphWriter:
             entries = {"location": self._weights_name, "offset": offset, "length": data.nbytes}
             for key, value in entries.items():
                 tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    def use(self, tensor: TensorProto) -> str:
+        """Declare a constant that lies in the weights' file; returns its name."""
         self._initializers.append(tensor)
+        name: str = tensor.name
         return name
 
     def node(

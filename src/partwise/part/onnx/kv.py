@@ -1,5 +1,7 @@
 """KV caches of a part's sequences: one slot each in two buffers a block, for all rows of a pass.
 
+A block has as many KV heads as the part owns of it.
+
 GroupQueryAttention reads and writes the caches of a batch as one array, so the sequences of a
 pass must lie in slots that follow each other. They mostly do, since sequences that were
 decoded together are decoded together again; where not, slots are swapped.
@@ -25,31 +27,31 @@ same sets of a cache."""
 
 
 class KvPool:
-    """Slots of sequences. ``generation`` counts how often the buffers were replaced: views of
-    older ones are of no use any more. ``on_replace`` is called before, to let go of them: a block
-    is replaced after the other, so that both are never there for all.
+    """Slots of sequences, in blocks of so many ``heads`` each. ``generation`` counts how often the
+    buffers were replaced: views of older ones are of no use any more. ``on_replace`` is called
+    before, to let go of them: a block is replaced after the other, so that both are never there
+    for all.
     """
 
     def __init__(
         self,
-        num_blocks: int,
-        num_heads: int,
+        heads: Sequence[int],
         head_size: int,
         on_replace: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_replace = on_replace
-        self._shape = (num_heads, head_size)
-        self._num_blocks = num_blocks
+        self._heads = tuple(heads)
+        self._head_size = head_size
         self._slots: list[int] = []  # the sequence in each slot
         self._lengths: dict[int, int] = {}  # tokens of each sequence
         self.generation = 0
         self._reset()
 
     def _reset(self) -> None:
-        heads, size = self._shape
         self._num_slots = self._capacity = 0
-        self._blocks: list[Floats] = [np.empty((2, 0, heads, 0, size), np.float32)]
-        self._blocks *= self._num_blocks
+        self._blocks: list[Floats] = [
+            np.empty((2, 0, heads, 0, self._head_size), np.float32) for heads in self._heads
+        ]
         self.generation += 1
 
     @property
@@ -107,9 +109,8 @@ class KvPool:
         if (slots, capacity) == (self._num_slots, self._capacity):
             return
         self._on_replace()
-        heads, size = self._shape
         for block, old in enumerate(self._blocks):
-            pair = _map_empty((2, slots, heads, capacity, size))
+            pair = _map_empty((2, slots, self._heads[block], capacity, self._head_size))
             for slot, sequence in enumerate(self._slots):
                 length = self._lengths[sequence]
                 pair[:, slot, :, :length] = old[:, slot, :, :length]

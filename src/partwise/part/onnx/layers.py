@@ -7,28 +7,35 @@ Shapes: B rows, T tokens of each, R tokens whose logits are wanted, C capacity o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from partwise.model import Layer, LayerKind, Model, Parameter
+from partwise.model.families.family import VOCABULARY_ROW
 from partwise.part.onnx.block import BlockWriter, Residual
 from partwise.part.onnx.graph import GraphWriter
-from partwise.part.onnx.linear import LinearWriter, Weight, join_rows
+from partwise.part.onnx.linear import LinearWriter, Weight
+from partwise.part.onnx.pieces import cut, join_rows
 from partwise.part.onnx.rotary import rotary_tables
 from partwise.part.onnx.rounding import Rounding
 from partwise.part.onnx.shape import Shape
-from partwise.store import Store
+from partwise.part.onnx.shares import ALL
+from partwise.part.owned import Owned, read_owned
+from partwise.store import Quantized, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """What a graph is built from: ``layers`` of the model, at a precision.
 
-    ``on_read`` is called with the elements of each parameter that was read, and may raise.
+    ``owned`` says what of a parameter, by name; it is all of those that are left out. ``on_read``
+    is called with the elements of each parameter that was read, and may raise.
     """
 
     model: Model
@@ -37,20 +44,25 @@ class Source:
     rounding: Rounding
     store: Store
     on_read: Callable[[int], None]
+    owned: Mapping[str, Owned] = field(default_factory=dict)
+
+    def owned_of(self, parameter: Parameter) -> Owned:
+        """The neurons that are owned of the layer of ``parameter``."""
+        return self.owned.get(parameter.name, ALL)
 
     def read_matrices(self, parameters: Sequence[Parameter]) -> Weight:
         """Matrices with the same inputs as one: as they lie in the store, where they are rounded
         alike in a version of this precision, else in fp32."""
-        names = [parameter.stored_name for parameter in parameters]
-        stored = [self.store.read_quantized(name) for name in names if self._keeps_stored]
+        stored = [self._read_stored(one) for one in parameters if self._keeps_stored]
         rounded = [one for one in stored if one]
         kinds = {
             (one.bits, one.block, None if one.zero_points is None else one.zero_points.dtype)
             for one in rounded
         }
-        if len(rounded) == len(names) and len(kinds) == 1:
-            self.on_read(sum(parameter.num_elements for parameter in parameters))
-            return join_rows(rounded)
+        if len(rounded) == len(parameters) and len(kinds) == 1:
+            joined = join_rows(rounded)
+            self.on_read(math.prod(joined.shape))
+            return joined
         read = [self.read(parameter) for parameter in parameters]
         return read[0] if len(read) == 1 else np.concatenate(read)
 
@@ -61,10 +73,20 @@ class Source:
         stored = self.store.manifest.quantized.values()
         return self.rounding.is_rounded and any(s.bits == self.rounding.bits for s in stored)
 
+    def _read_stored(self, parameter: Parameter) -> Quantized | None:
+        """A matrix as it lies in the store, if it is rounded there."""
+        whole = self.store.read_quantized(parameter.stored_name)
+        if whole is None or parameter.name not in self.owned:
+            return whole
+        return cut(whole, self.owned_of(parameter).slices(parameter))
+
     def read(self, parameter: Parameter) -> NDArray[np.float32]:
         """The values of a parameter."""
-        values = self.store.read(parameter.stored_name)
-        self.on_read(parameter.num_elements)
+        if parameter.name in self.owned:
+            values = read_owned(self.store, parameter, self.owned_of(parameter))
+        else:
+            values = self.store.read(parameter.stored_name)
+        self.on_read(values.size)
         return values
 
 
@@ -85,10 +107,10 @@ def write_graph(graph: GraphWriter, source: Source) -> None:
     for index, layer in enumerate(blocks):
         residual = writer.write_attention(layer, index, residual)
         residual = writer.write_mlp(layer, residual)
-    _write_end(graph, source, writer, residual)
+    write_end(graph, source, writer, residual)
 
 
-def _write_end(graph: GraphWriter, source: Source, writer: BlockWriter, residual: Residual) -> None:
+def write_end(graph: GraphWriter, source: Source, writer: BlockWriter, residual: Residual) -> None:
     """The layers after the blocks, and the output."""
     by_kind = {layer.kind: layer for layer in source.layers}
     norm, head = by_kind.get(LayerKind.NORM), by_kind.get(LayerKind.HEAD)
@@ -102,7 +124,12 @@ def _write_end(graph: GraphWriter, source: Source, writer: BlockWriter, residual
     if head is not None:
         value = writer.write_head(head, value)
     graph.named_node("Identity", [value], ["out"])
-    graph.output("out", ("R", source.model.vocab_size) if head else ("B", "T", width))
+    graph.output("out", ("R", _count_logits(source, head)) if head else ("B", "T", width))
+
+
+def _count_logits(source: Source, head: Layer) -> int:
+    owned = source.owned_of(head.parameters[0])
+    return owned.count(VOCABULARY_ROW, source.model.vocab_size)
 
 
 def _gather_asking(graph: GraphWriter, value: str, width: int) -> str:
@@ -114,13 +141,29 @@ def _gather_asking(graph: GraphWriter, value: str, width: int) -> str:
 
 
 def _declare_caches(graph: GraphWriter, source: Source, shape: Shape, num_blocks: int) -> None:
+    declare_positions(graph, store_rotary(graph, source, shape))
+    for index in range(num_blocks):
+        declare_cache(graph, index, shape.num_kv_heads, shape.head_size)
+
+
+def store_rotary(graph: GraphWriter, source: Source, shape: Shape) -> list[TensorProto]:
+    """The tables of rotary positions, for every graph with blocks."""
+    tables = rotary_tables(source.config, shape.head_size, shape.context_tokens)
+    names = ("cosines", "sines")
+    return [graph.store(name, table) for name, table in zip(names, tables, strict=True)]
+
+
+def declare_positions(graph: GraphWriter, rotary: Sequence[TensorProto]) -> None:
+    """What all blocks of a graph want to know of the rows."""
     graph.input("lengths", ("B",), "int32")
     graph.input("total", (), "int32")
-    cosines, sines = rotary_tables(source.config, shape.head_size, shape.context_tokens)
-    graph.weight("cosines", cosines)
-    graph.weight("sines", sines)
-    cache = ("B", shape.num_kv_heads, "C", shape.head_size)
-    for index in range(num_blocks):
-        for name in (f"{index}_key", f"{index}_value"):
-            graph.input(f"past_{name}", cache)
-            graph.output(f"present_{name}", cache)
+    for table in rotary:
+        graph.use(table)
+
+
+def declare_cache(graph: GraphWriter, index: int, num_heads: int, head_size: int) -> None:
+    """The cache of the block ``index``, of so many KV heads."""
+    cache = ("B", num_heads, "C", head_size)
+    for name in (f"{index}_key", f"{index}_value"):
+        graph.input(f"past_{name}", cache)
+        graph.output(f"present_{name}", cache)

@@ -5,14 +5,13 @@ Shapes: I inputs, O outputs of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from partwise.compress.blocks import Quantized, fit_grid, round_to
 from partwise.compress.scales import search_grid
 from partwise.part.onnx.graph import MICROSOFT, GraphWriter
+from partwise.part.onnx.pieces import join_rows
 from partwise.part.onnx.rounding import Rounding
 
 Floats = NDArray[np.float32]
@@ -23,20 +22,6 @@ ROUNDED_AT_ONCE = 1 << 20
 """Weights, of a matrix."""
 
 Weight = Floats | Quantized
-
-
-def join_rows(weights: Sequence[Quantized]) -> Quantized:
-    """Matrices with the same inputs, blocks and kind of zeros as one."""
-    if len(weights) == 1:
-        return weights[0]
-    zeros = [weight.zero_points for weight in weights if weight.zero_points is not None]
-    return Quantized(
-        packed=np.concatenate([weight.packed for weight in weights]),
-        scales=np.concatenate([weight.scales for weight in weights]),
-        zero_points=np.concatenate(zeros) if zeros else None,
-        bits=weights[0].bits,
-        block=weights[0].block,
-    )
 
 
 def split_rows(weight: Weight, count: int) -> list[Weight]:

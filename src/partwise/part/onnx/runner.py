@@ -1,4 +1,5 @@
-"""Runs the layers of one part with ONNX Runtime: one graph, built for just these layers.
+"""Runs the layers of one part with ONNX Runtime: one graph, built for just these layers, or where
+several members share their neurons a graph from each exchange to the next.
 
 A pass is one call for all rows of one token, and one for each row of several, since
 GroupQueryAttention continues one sequence a call. A call cannot be left before its end:
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,17 @@ from numpy.typing import NDArray
 from partwise.errors import PromptError
 from partwise.model import LayerKind
 from partwise.part.finite import not_finite
-from partwise.part.onnx.cache import GraphCache
+from partwise.part.onnx.cache import GraphCache, Record
 from partwise.part.onnx.kv import KvPool
+from partwise.part.onnx.member import open_member_graph, open_shared_table, share_head
 from partwise.part.onnx.picks import Picks
 from partwise.part.onnx.rounding import Rounding
+from partwise.part.onnx.segmented import SegmentedGraph
 from partwise.part.onnx.session import Graph, open_session
 from partwise.part.onnx.shape import Shape
-from partwise.part.onnx.table import Table
+from partwise.part.onnx.shared_picks import SharedHead, SharedPicks
+from partwise.part.onnx.shares import list_groups, list_layers
+from partwise.part.onnx.table import SharedTable, Table
 from partwise.part.runner import RunnerOptions
 from partwise.remote.frame import Row
 from partwise.remote.layout import Array
@@ -37,22 +43,22 @@ _NUM_TOKENS = attrgetter("num_tokens")
 
 
 class OnnxRunner:
-    """The layers ``start:stop`` of a model, whole, on the CPU."""
+    """The layers ``start:stop`` of a model, or a member's neurons of them, on the CPU."""
 
     def __init__(self, options: RunnerOptions) -> None:
         stage = options.plan.stage_of(options.part)
         model = options.model
-        layers = model.layers[stage.start : stage.stop]
         self._part = options.part
         self._where = model.describe_range(stage.start, stage.stop)
         self._context_tokens = model.context_tokens
-        self._has_head = layers[-1].kind is LayerKind.HEAD
+        self._has_head = list_layers(options)[-1].kind is LayerKind.HEAD
+        self._shared_head: SharedHead | None = share_head(options, self._where)
         self._kv = None
-        self._graph: Graph | None = None
-        if num_blocks := sum(layer.kind is LayerKind.BLOCK for layer in layers):
-            shape = Shape.read(model, options.store.config)
-            sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
-            self._kv = KvPool(*sizes, on_replace=self._let_go)
+        self._graph: Graph | SegmentedGraph | None = None
+        self._table: Table | SharedTable | None = None
+        if groups := list_groups(options):
+            head_size = Shape.read(model, options.store.config).head_size
+            self._kv = KvPool(groups, head_size, on_replace=self._let_go)
         self._open(options)
 
     def _let_go(self) -> None:
@@ -65,16 +71,28 @@ class OnnxRunner:
         precision = options.plan.part(options.part).precision
         cache = GraphCache(options, Rounding(precision=precision))
         record, model = cache.open(), options.model
-        self._table = None
         if record.table is not None:
-            self._table = Table(cache.folder / record.table.name, model.hidden_size)
-        if record.graph is not None:
+            path = cache.folder / record.table.name
+            self._table = open_shared_table(options, path) or Table(path, model.hidden_size)
+        if options.exchange is not None:
+            self._graph = self._open_segments(options, cache.folder, record)
+        elif record.graph is not None:
             session = open_session(cache.folder / record.graph.name, options.threads or 1)
             num_logits = model.vocab_size if self._has_head else 0
             self._graph = Graph(session, self._kv, model.hidden_size, num_logits)
         self.weight_bytes = sum(file.num_bytes for file in (record.weights, record.table) if file)
         self.notes = tuple(cache.notes)
         options.on_progress(self.weight_bytes, self.weight_bytes)
+
+    def _open_segments(
+        self, options: RunnerOptions, folder: Path, record: Record
+    ) -> SegmentedGraph | None:
+        if record.weights is None:
+            return None
+        num_logits = options.model.vocab_size if self._has_head else None
+        if self._shared_head is not None:
+            num_logits = self._shared_head.num_own
+        return open_member_graph(options, folder, record, self._kv, num_logits)
 
     def run(
         self,
@@ -87,7 +105,7 @@ class OnnxRunner:
         hidden_NW: Floats = given if self._table is None else self._table.look_up(given)
         if self._graph is None:
             return (hidden_NW,)
-        picks = Picks(rows) if self._has_head else None
+        picks = self._make_picks(rows)
         out_NW = hidden_NW if picks else np.empty_like(hidden_NW)
         starts = [0, *accumulate(map(_NUM_TOKENS, rows))]
         for number, indices in enumerate(_group(rows)):
@@ -97,8 +115,8 @@ class OnnxRunner:
             tokens = _select(group, starts)
             count = rows[group[0]].num_tokens
             hidden_BTW = hidden_NW[tokens].reshape(len(group), count, -1)
-            asking, last = picks.find_asking(group, count) if picks else ((), ())
-            result = self._graph.run(hidden_BTW, slot, lengths, last)
+            asking, last = picks.asked.find(group, count) if picks else ((), ())
+            result = self._graph.run(hidden_BTW, slot, lengths, last, group)
             if not (picks.add(asking, result) if picks else bool(np.isfinite(result).all())):
                 raise not_finite(self._part, self._where, rows)
             if not picks:
@@ -109,6 +127,11 @@ class OnnxRunner:
         """See `Runner.release`."""
         if self._kv is not None:
             self._kv.release(sequences)
+
+    def _make_picks(self, rows: Sequence[Row]) -> Picks | SharedPicks | None:
+        if self._shared_head is not None:
+            return SharedPicks(rows, self._shared_head)
+        return Picks(rows) if self._has_head else None
 
     def _place(self, group: list[int], rows: Sequence[Row]) -> tuple[int, list[int], list[int]]:
         """The first slot of a group, its rows in the order of their slots, and their lengths.

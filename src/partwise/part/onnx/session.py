@@ -58,12 +58,14 @@ class Graph:
         self._generation = -1
 
     def run(
-        self, hidden_BTW: Floats, start: int, lengths: Sequence[int], asking: Sequence[int]
-    ) -> Floats:
+        self, hidden_BTW: Floats, start: int, lengths: Sequence[int], asking: Sequence[int],
+        order: Sequence[int] = (),
+    ) -> Floats:  # fmt: skip
         """Hidden states (B, T, W), or with a head the logits (R, V) of the tokens ``asking``.
 
-        ``start`` is the first row's slot, ``lengths`` are each row's tokens with the new ones.
-        The result is valid until the next call.
+        ``start`` is the first row's slot, ``lengths`` are each row's tokens with the new ones,
+        ``order`` is where in the pass each row stands, which only a member has to know. The
+        result is valid until the next call.
         """
         rows, tokens, _ = hidden_BTW.shape
         window = self._window(start, rows)
@@ -110,7 +112,7 @@ class _Window:
             self._input("total", self.total)
         for index, pair in enumerate(caches):
             for name, cache in zip(("key", "value"), pair, strict=True):
-                value = _value_of(cache)
+                value = value_of(cache)
                 self.binding.bind_ortvalue_input(f"past_{index}_{name}", value)
                 self.binding.bind_ortvalue_output(f"present_{index}_{name}", value)
         self._sizes = (-1, -1)
@@ -128,12 +130,12 @@ class _Window:
             self._input("asking", self.asking)
             shape = (num_asking, self._vocabulary)  # type: ignore[assignment]
         self.out = aligned_empty(shape, np.float32)
-        self.binding.bind_ortvalue_output("out", _value_of(self.out))
+        self.binding.bind_ortvalue_output("out", value_of(self.out))
 
     def _input(self, name: str, values: NDArray[Any]) -> None:
-        self.binding.bind_ortvalue_input(name, _value_of(values))
+        self.binding.bind_ortvalue_input(name, value_of(values))
 
 
-def _value_of(values: NDArray[Any]) -> Any:
+def value_of(values: NDArray[Any]) -> Any:
     """ONNX Runtime's view of an array, which it keeps alive."""
     return onnxruntime.OrtValue.ortvalue_from_numpy(values)

@@ -23,6 +23,11 @@ class Shape:
     norm_epsilon: float
     context_tokens: int
 
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share keys and values."""
+        return self.num_heads // self.num_kv_heads
+
     @classmethod
     def read(cls, model: Model, config: Mapping[str, Any]) -> Shape:
         """The shape of ``model``, whose config.json says ``config``."""

@@ -72,7 +72,7 @@ def measure_block(model: Model, config: dict[str, Any], tokens: int) -> tuple[in
     layer = next(layer for layer in model.layers if layer.kind is LayerKind.BLOCK)
     tensors = {p.name: torch.zeros(p.shape) for p in layer.parameters}
     num_heads = getattr(ours.config, "num_key_value_heads", None) or ours.config.num_attention_heads
-    kv = ContiguousKv(1, num_heads, layer.kv_elements_per_token // (2 * num_heads))
+    kv = ContiguousKv([num_heads], layer.kv_elements_per_token // (2 * num_heads))
     rows = {"rows": [kv.row(0, 0, 0, tokens)], "block": 0}
     fused = _peak(build_module(ours, layer, 0, tensors), ours, model, tokens, rows)
     mask = torch.full((1, 1, tokens, tokens), -1e9).triu(1)

@@ -1,11 +1,12 @@
-"""What transformers calls the layers of each family: modules without weights, and how a
-pass runs through them.
+"""What transformers calls the layers of each family: modules without weights, for all neurons of a
+layer or some, and how a pass runs through them.
 
 How a family is described, and how it splits into neurons, is in `partwise.model.families`.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,40 +17,58 @@ from torch import Tensor, nn
 
 from partwise.errors import UnknownArchitecture
 from partwise.model import Layer, LayerKind
+from partwise.model.families.family import KV_GROUP, MLP_UNIT, VOCABULARY_ROW
+from partwise.part.owned import Owned
 from partwise.part.torch.attention import ATTENTION_NAME
+from partwise.part.torch.halves import Half
+
+WHOLE = Owned()
 
 
 class TorchFamily(ABC):
     """Builds modules of one architecture. Build them on the meta device; what `__init__`
     makes (tables that are in no state dict) must be real.
 
-    ``source`` names the module of transformers from which they come.
+    ``source`` names the module of transformers from which they come; ``halves`` are those of a
+    block, ``table`` is the path of the token table in the module of the embedding.
     """
 
     source: ClassVar[str]
+    halves: ClassVar[tuple[Half, ...]]
+    table: ClassVar[str] = ""
     config: Any
 
-    def module(self, layer: Layer, block: int) -> nn.Module:
-        """The module of ``layer``; ``block`` counts the blocks of the model from 0."""
+    def module(self, layer: Layer, block: int, owned: Owned = WHOLE) -> nn.Module:
+        """The module of ``layer``; ``block`` counts the blocks of the model from 0.
+
+        Its matrices have room for the neurons that are ``owned``, at least one of each kind. The
+        embedding's have room for all.
+        """
         match layer.kind:
             case LayerKind.EMBEDDING:
                 return self.embedding()
             case LayerKind.BLOCK:
-                return self.block(block)
+                return self.block(block, owned)
             case LayerKind.NORM:
                 return self.norm()
             case LayerKind.HEAD:
-                return nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+                num_rows = owned.count(VOCABULARY_ROW, self.config.vocab_size)
+                return nn.Linear(self.config.hidden_size, num_rows, bias=False)
 
     def prefix(self, layer: Layer) -> str:
         """What the names of the layer's parameters start with, before those of its module."""
         return layer.name + "."
 
+    def state(self, layer: Layer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``tensors``, by the names of the parameters of ``layer``, as its module names them."""
+        prefix = self.prefix(layer)
+        return {p.name.removeprefix(prefix): tensors[p.name] for p in layer.parameters}
+
     @abstractmethod
     def embedding(self) -> nn.Module: ...
 
     @abstractmethod
-    def block(self, index: int) -> nn.Module: ...
+    def block(self, index: int, owned: Owned = WHOLE) -> nn.Module: ...
 
     @abstractmethod
     def norm(self) -> nn.Module: ...
@@ -69,6 +88,10 @@ class LlamaFamily(TorchFamily):
 
     source = "transformers.models.llama.modeling_llama"
     prefix_of_classes: ClassVar[str] = "Llama"
+    halves = (
+        Half(kind=KV_GROUP, path="self_attn", end="self_attn.o_proj", is_pair=True),
+        Half(kind=MLP_UNIT, path="mlp", end="mlp.down_proj"),
+    )
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = self._class("Config").from_dict(dict(config))
@@ -83,9 +106,22 @@ class LlamaFamily(TorchFamily):
     def embedding(self) -> nn.Module:
         return nn.Embedding(self.config.vocab_size, self.config.hidden_size)
 
-    def block(self, index: int) -> nn.Module:
-        module: nn.Module = self._class("DecoderLayer")(self.config, index)
+    def block(self, index: int, owned: Owned = WHOLE) -> nn.Module:
+        module: nn.Module = self._class("DecoderLayer")(self._shrink(owned), index)
         return module
+
+    def _shrink(self, owned: Owned) -> Any:
+        """The config of a block with just the neurons that are ``owned``."""
+        if not owned.by_kind:
+            return self.config
+        config = copy.copy(self.config)
+        num_heads, num_groups = config.num_attention_heads, config.num_key_value_heads
+        # Where a config does not give it, modules divide the hidden state by the number of heads.
+        config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+        config.num_key_value_heads = owned.count(KV_GROUP, num_groups)
+        config.num_attention_heads = config.num_key_value_heads * (num_heads // num_groups)
+        config.intermediate_size = owned.count(MLP_UNIT, config.intermediate_size)
+        return config
 
     def norm(self) -> nn.Module:
         module: nn.Module = self._class("RMSNorm")(
@@ -146,6 +182,11 @@ class Gpt2Family(TorchFamily):
     """GPT2LMHeadModel."""
 
     source = "transformers.models.gpt2.modeling_gpt2"
+    halves = (
+        Half(kind=KV_GROUP, path="attn", end="attn.c_proj", is_pair=True),
+        Half(kind=MLP_UNIT, path="mlp", end="mlp.c_proj"),
+    )
+    table = "wte"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         from transformers import GPT2Config
@@ -159,10 +200,15 @@ class Gpt2Family(TorchFamily):
     def embedding(self) -> nn.Module:
         return Gpt2Embedding(self.config)
 
-    def block(self, index: int) -> nn.Module:
+    def block(self, index: int, owned: Owned = WHOLE) -> nn.Module:
         from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-        module: nn.Module = GPT2Block(self.config, layer_idx=index)
+        config = copy.copy(self.config)
+        if owned.is_split(MLP_UNIT):
+            config.n_inner = owned.count(MLP_UNIT, 0)
+        module: nn.Module = GPT2Block(config, layer_idx=index)
+        if owned.is_split(KV_GROUP):
+            _shrink_attention(module.attn, owned.count(KV_GROUP, 0))
         return module
 
     def norm(self) -> nn.Module:
@@ -171,6 +217,16 @@ class Gpt2Family(TorchFamily):
     def embed(self, module: nn.Module, ids_N: Tensor, positions_1N: Tensor) -> Tensor:
         hidden: Tensor = module(ids_N, positions_1N)
         return hidden
+
+
+def _shrink_attention(attention: Any, num_heads: int) -> None:
+    """Leave ``num_heads`` to gpt2's attention: its config has no size of a head by itself."""
+    from transformers.pytorch_utils import Conv1D
+
+    width = num_heads * attention.head_dim
+    attention.num_heads, attention.split_size = num_heads, width
+    attention.c_attn = Conv1D(3 * width, attention.embed_dim)
+    attention.c_proj = Conv1D(attention.embed_dim, width)
 
 
 FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {

@@ -50,10 +50,10 @@ class _Contiguous:
 
     __slots__ = ("blocks", "capacity")
 
-    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
+    def __init__(self, num_heads: Sequence[int], head_size: int) -> None:
         self.capacity = 0
-        none = torch.empty(num_heads, 0, head_size)
-        self.blocks = [(none, none)] * num_blocks
+        empty = [torch.empty(count, 0, head_size) for count in num_heads]
+        self.blocks = [(none, none) for none in empty]
 
     def grow(self, length: int, capacity: int) -> None:
         """Make room for ``capacity`` tokens, of which ``length`` are there.
@@ -63,6 +63,8 @@ class _Contiguous:
         self.capacity = capacity
         for block, (keys, values) in enumerate(self.blocks):
             num_heads, _, head_size = keys.shape
+            if not num_heads:
+                continue
             pair = _map_empty((2, num_heads, capacity, head_size))
             pair[0, :, :length] = keys[:, :length]
             pair[1, :, :length] = values[:, :length]
@@ -106,10 +108,13 @@ def _causal_mask(num_tokens: int, total: int) -> Tensor | None:
 
 
 class ContiguousKv:
-    """One contiguous buffer a sequence; its capacity doubles when it is full."""
+    """One contiguous buffer a sequence; its capacity doubles when it is full.
 
-    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
-        self._shape = (num_blocks, num_heads, head_size)
+    ``num_heads`` are the KV heads of each block; a block without any is not asked for.
+    """
+
+    def __init__(self, num_heads: Sequence[int], head_size: int) -> None:
+        self._shape = (tuple(num_heads), head_size)
         self._held: dict[int, _Contiguous] = {}
 
     def row(self, sequence: int, position: int, start: int, stop: int) -> KvRow:

@@ -1,6 +1,7 @@
-"""Runs the layers of one part with PyTorch.
+"""Runs the layers of one part with PyTorch: whole, or with the neurons that the part owns of them.
 
-Only the part's own layers are built, on the meta device, and only its weights are read.
+Only the part's own layers are built, on the meta device, and only what it owns of their weights is
+read. What it exchanges with the other members of its stage is in `halves.py` and `vocabulary.py`.
 
 Shapes: N tokens of the pass, R rows that ask for a pick, V vocabulary.
 """
@@ -13,19 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from partwise.distributor.plan import Stage
 from partwise.model import Layer, LayerKind
+from partwise.model.families.family import KV_GROUP, VOCABULARY_ROW
 from partwise.part.finite import not_finite
+from partwise.part.owned import Owned, find_owned_neurons
 from partwise.part.runner import RunnerOptions
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
-from partwise.part.torch.modules import build_module
-from partwise.remote.frame import Row, RowFlag
+from partwise.part.torch.modules import Share, build_module, build_shared
+from partwise.part.torch.picks import find_asked, is_finite, pick
+from partwise.part.torch.vocabulary import SharedHead, list_ids
+from partwise.part.torch.weights import PartWeights
+from partwise.remote.frame import Row
 from partwise.remote.layout import Array
 
 
 class TorchRunner:
-    """The layers ``start:stop`` of a model, whole, in fp32 on the CPU."""
+    """The layers ``start:stop`` of a model, in fp32 on the CPU."""
 
     def __init__(self, options: RunnerOptions) -> None:
         register_attention()
@@ -37,15 +44,18 @@ class TorchRunner:
         self._where = model.describe_range(stage.start, stage.stop)
         self._family = torch_family(model.architecture, options.store.config)
         self._layers = model.layers[stage.start : stage.stop]
+        owned = _find_owned(options, stage)
+        weights = PartWeights(options, self._layers, owned)
         before = sum(layer.kind is LayerKind.BLOCK for layer in model.layers[: stage.start])
-        weights = _Weights(options, self._layers)
+        blocks = [before + index for index in _count_blocks(self._layers)]
         self._modules = [
-            weights.fill(self._family, layer, before + index)
-            for index, layer in zip(_count_blocks(self._layers), self._layers, strict=True)
+            _build(options, self._family, layer, block, own, weights)
+            for layer, block, own in zip(self._layers, blocks, owned, strict=True)
         ]
         self.weight_bytes = weights.total_bytes
         self.notes: tuple[str, ...] = ()
-        self._kv = _make_kv(self._family, self._layers)
+        self._kv = _make_kv(self._layers, owned)
+        self._shared_head = _share_head(options, stage, self._where)
 
     @torch.inference_mode()
     def run(
@@ -93,32 +103,34 @@ class TorchRunner:
 
     def _pick(self, head: nn.Module, hidden: Tensor, rows: Sequence[Row]) -> tuple[Array, ...]:
         """Greedy picks of the last token of each row that asks; see `Runner.run`."""
-        wanted = RowFlag.NONE
-        last: list[int] = []
-        end = 0
-        for row in rows:
-            end += row.num_tokens
-            if row.flags & RowFlag.PICK:
-                last.append(end - 1)
-                wanted |= RowFlag(row.flags)
-        if not last:
+        asked = find_asked(rows)
+        if not asked.last:
             return (np.empty(0, np.int64),)
-        logits_RV: Tensor = head(hidden[0, last])
-        self._check(logits_RV, rows)
-        ids_R = logits_RV.argmax(-1)
-        outputs: list[Array] = [ids_R.numpy()]
-        if wanted & RowFlag.LOGPROB:
-            chosen = logits_RV.gather(-1, ids_R.unsqueeze(-1)).squeeze(-1)
-            outputs.append((chosen - logits_RV.logsumexp(-1)).numpy())
-        if wanted & RowFlag.LOGITS:
-            outputs.append(np.ascontiguousarray(logits_RV.numpy()))
-        return tuple(outputs)
+        logits: Tensor = head(hidden[0, asked.last])
+        if self._shared_head is not None:
+            return self._shared_head.pick(logits, rows, asked.flags)
+        self._check(logits, rows)
+        return pick(logits, asked.flags)
 
     def _check(self, values: Tensor, rows: Sequence[Row]) -> None:
-        # The sum is finite for almost every finite tensor and costs one pass over it.
-        if torch.isfinite(values.sum()) or bool(torch.isfinite(values).all()):
-            return
-        raise not_finite(self._part, self._where, rows)
+        if not is_finite(values):
+            raise not_finite(self._part, self._where, rows)
+
+
+def _find_owned(options: RunnerOptions, stage: Stage) -> list[Owned]:
+    """What the part owns of each layer of ``stage``: all where it has no other members."""
+    if options.exchange is None:
+        return [Owned()] * (stage.stop - stage.start)
+    return [
+        _restrict(find_owned_neurons(options.plan, options.part, i), options.model.layers[i])
+        for i in range(stage.start, stage.stop)
+    ]
+
+
+def _restrict(owned: Owned, layer: Layer) -> Owned:
+    """``owned`` of the kinds that ``layer`` has: the plan says it of many layers at once."""
+    kinds = [kind.name for kind in layer.neuron_kinds]
+    return Owned(by_kind={kind: owned.by_kind[kind] for kind in kinds if owned.is_split(kind)})
 
 
 def _count_blocks(layers: Sequence[Layer]) -> list[int]:
@@ -127,36 +139,41 @@ def _count_blocks(layers: Sequence[Layer]) -> list[int]:
     return [sum(is_block[:i]) for i in range(len(layers))]
 
 
-def _make_kv(family: TorchFamily, layers: Sequence[Layer]) -> KvCache | None:
-    blocks = [layer for layer in layers if layer.kind is LayerKind.BLOCK]
-    if not blocks:
-        return None
-    config = family.config
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = blocks[0].kv_elements_per_token // (2 * num_heads)
-    return ContiguousKv(len(blocks), num_heads, head_size)
-
-
-class _Weights:
-    """Reads the parameters of a part once each; tied ones share their tensor."""
-
-    def __init__(self, options: RunnerOptions, layers: Sequence[Layer]) -> None:
-        self._store = options.store
-        self._report = options.on_progress
-        self._read: dict[str, Tensor] = {}
-        sizes = {p.stored_name: p.num_elements * 4 for layer in layers for p in layer.parameters}
-        self.total_bytes = sum(sizes.values())
-        self._done_bytes = 0
-
-    def fill(self, family: TorchFamily, layer: Layer, block: int) -> nn.Module:
-        """The module of ``layer`` with its weights."""
-        tensors = {p.name: self._tensor(p.stored_name) for p in layer.parameters}
+def _build(
+    options: RunnerOptions,
+    family: TorchFamily,
+    layer: Layer,
+    block: int,
+    owned: Owned,
+    weights: PartWeights,
+) -> nn.Module:
+    tensors = weights.read(layer, owned)
+    if options.exchange is None or not owned.by_kind:
         return build_module(family, layer, block, tensors)
+    share = Share(owned=owned, exchange=options.exchange)
+    return build_shared(family, layer, block, tensors, share)
 
-    def _tensor(self, stored_name: str) -> Tensor:
-        if stored_name not in self._read:
-            tensor = torch.from_numpy(self._store.read(stored_name))
-            self._read[stored_name] = tensor
-            self._done_bytes += tensor.nbytes
-            self._report(self._done_bytes, self.total_bytes)
-        return self._read[stored_name]
+
+def _make_kv(layers: Sequence[Layer], owned: Sequence[Owned]) -> KvCache | None:
+    """Room for the KV heads that are owned, one of each group."""
+    num_heads: list[int] = []
+    head_size = 0
+    for layer, own in zip(layers, owned, strict=True):
+        for kind in layer.neuron_kinds:
+            if kind.name == KV_GROUP:
+                num_heads.append(own.count(KV_GROUP, kind.count))
+                head_size = layer.kv_elements_per_token // (2 * kind.count)
+    return ContiguousKv(num_heads, head_size) if num_heads else None
+
+
+def _share_head(options: RunnerOptions, stage: Stage, where: str) -> SharedHead | None:
+    """Picks with the other members, where they share the head."""
+    last = stage.stop - 1
+    if options.exchange is None or options.model.layers[last].kind is not LayerKind.HEAD:
+        return None
+    parts = tuple(member.part for member in stage.members)
+    owned = [find_owned_neurons(options.plan, part, last) for part in parts]
+    if not owned[0].is_split(VOCABULARY_ROW):
+        return None
+    ids = tuple(list_ids(own.by_kind[VOCABULARY_ROW]) for own in owned)
+    return SharedHead(exchange=options.exchange, parts=parts, ids=ids, where=where)

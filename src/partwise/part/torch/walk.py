@@ -91,7 +91,7 @@ class TorchWalk:
             return result
         config = self._family.config
         num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        kv = ContiguousKv(1, num_heads, layer.kv_elements_per_token // (2 * num_heads))
+        kv = ContiguousKv([num_heads], layer.kv_elements_per_token // (2 * num_heads))
         hidden: Tensor = module(
             state,
             **self._family.block_arguments(positions_1N),

@@ -1,0 +1,55 @@
+"""Greedy picks from logits.
+
+Shapes: R rows that ask for a pick, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partwise.remote.frame import Row, RowFlag
+from partwise.remote.layout import Array
+
+
+class Asked(NamedTuple):
+    """What the rows of a pass ask of the head: of which tokens of the pass a pick (``last``, those
+    that end a row), and all that any of these rows wants (``flags``)."""
+
+    last: list[int]
+    flags: RowFlag
+
+
+def find_asked(rows: Sequence[Row]) -> Asked:
+    """What ``rows``, in their order, ask for."""
+    flags = RowFlag.NONE
+    last: list[int] = []
+    end = 0
+    for row in rows:
+        end += row.num_tokens
+        if row.flags & RowFlag.PICK:
+            last.append(end - 1)
+            flags |= RowFlag(row.flags)
+    return Asked(last, flags)
+
+
+def pick(logits_RV: Tensor, flags: RowFlag) -> tuple[Array, ...]:
+    """The best of all logits; see `Runner.run`."""
+    ids_R = logits_RV.argmax(-1)
+    outputs: list[Array] = [ids_R.numpy()]
+    if flags & RowFlag.LOGPROB:
+        chosen = logits_RV.gather(-1, ids_R.unsqueeze(-1)).squeeze(-1)
+        outputs.append((chosen - logits_RV.logsumexp(-1)).numpy())
+    if flags & RowFlag.LOGITS:
+        outputs.append(np.ascontiguousarray(logits_RV.numpy()))
+    return tuple(outputs)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether ``values`` hold neither NaN nor infinity."""
+    # The sum is finite for almost every finite tensor and costs one pass over it.
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
