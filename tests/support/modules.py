@@ -195,7 +195,9 @@ class ModuleParts:
             self._stop()
             raise
 
-    def _start(self, captured: Captured, plan: Plan, module: nn.Module, step_s: float) -> ModuleNet:
+    def _start(
+        self, captured: Captured, plan: Plan, module: nn.Module, step_s: float, peer_s: float
+    ) -> ModuleNet:
         model = describe_graph(captured.graph)
         with Store.open(captured.path) as store:
             patterns = read_patterns(captured.graph, store)
