@@ -17,6 +17,7 @@ NAMES = [
     "Generation",
     "LinkReport",
     "Model",
+    "ModuleNet",
     "Net",
     "PartReport",
     "PartwiseError",
@@ -30,9 +31,11 @@ NAMES = [
 ]
 SIGNATURES = {
     "deploy": (
-        "(model: 'str | Path', *, parts: 'int | None' = None, servers: 'Sequence[str]' = (),"
+        "(model: 'str | Path | torch.nn.Module', example_inputs: 'Any' = None, *,"
+        " parts: 'int | None' = None, servers: 'Sequence[str]' = (),"
         " plan: 'Plan | None' = None, version: 'int | None' = None,"
-        " options: 'DeployOptions' = {options}) -> 'Net'"
+        " strategy: 'str | tuple[str, Mapping[str, Any]] | None' = None,"
+        " options: 'DeployOptions' = {options}) -> 'Net | ModuleNet'"
     ),
     "Net.generate": (
         "(self, prompt: 'str', *, max_tokens: 'int' = 256, chat: 'bool | None' = None) -> 'Answer'"
@@ -41,6 +44,10 @@ SIGNATURES = {
     "Net.counters": "(self) -> 'list[Stats]'",
     "Net.reports": "(self, before: 'Sequence[Stats] | None' = None) -> 'list[PartReport]'",
     "Net.close": "(self) -> 'None'",
+    "ModuleNet.__call__": "(self, *args: 'Any', **kwargs: 'Any') -> 'Any'",
+    "ModuleNet.predict_pushed": "(self, batch: 'int') -> 'dict[tuple[str, str], int]'",
+    "ModuleNet.count_pushed": "(self) -> 'dict[tuple[str, str], int]'",
+    "ModuleNet.close": "(self) -> 'None'",
     "Answer.cancel": "(self) -> 'None'",
 }
 FIELDS = {
@@ -64,6 +71,7 @@ FIELDS = {
         "runner": "str | None",
         "on_load": "Callable[[int, int], None]",
         "on_notice": "Callable[[str], None]",
+        "module_folder": "Path | None",
     },
     "PartReport": {
         "name": "str",

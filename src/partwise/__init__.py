@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any
 from partwise.version import __version__
 
 if TYPE_CHECKING:
-    from partwise.deployment import Answer, DeployOptions, Net, deploy
+    from partwise.answer import Answer
+    from partwise.deploy_options import DeployOptions
+    from partwise.deployment import Net, deploy
     from partwise.distributor import Plan, balance_layers
     from partwise.engine.reports import ExchangeReport, LinkReport, PartReport
     from partwise.engine.sequence import Generation, Request, Token
     from partwise.errors import PartwiseError
     from partwise.model import Model, open_model
+    from partwise.module_net import ModuleNet
 
 _HOMES = {
-    "Answer": "partwise.deployment",
-    "DeployOptions": "partwise.deployment",
+    "Answer": "partwise.answer",
+    "DeployOptions": "partwise.deploy_options",
     "ExchangeReport": "partwise.engine.reports",
     "Generation": "partwise.engine.sequence",
     "LinkReport": "partwise.engine.reports",
     "Model": "partwise.model",
+    "ModuleNet": "partwise.module_net",
     "Net": "partwise.deployment",
     "PartReport": "partwise.engine.reports",
     "PartwiseError": "partwise.errors",
@@ -39,6 +43,7 @@ __all__ = [
     "Generation",
     "LinkReport",
     "Model",
+    "ModuleNet",
     "Net",
     "PartReport",
     "PartwiseError",

@@ -7,162 +7,39 @@ with partwise.deploy("models/SmolLM2-135M-Instruct", parts=3) as net:
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from partwise.distributor import Plan, RunnerWish, measure_holding
-from partwise.distributor.codecs import CODECS, with_codec
+from partwise.answer import Answer
+from partwise.deploy_options import DEFAULTS, DeployOptions
+from partwise.distributor import Plan, measure_holding
+from partwise.distributor.codecs import with_codec
 from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
-from partwise.engine.coordinator import MAX_STEP_S, STEP_S, Coordinator
+from partwise.engine.coordinator import Coordinator
 from partwise.engine.prepared import Prepared, prepare
 from partwise.engine.reports import PartReport, report_parts
-from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS, Limits
-from partwise.engine.sequence import FinishReason, Generation, Request
-from partwise.engine.text import Text
+from partwise.engine.scheduler import Limits
+from partwise.engine.sequence import Generation, Request
 from partwise.errors import UsageError
 from partwise.launch.local import LocalServers, share_cpus
 from partwise.remote.authenticate import new_token, read_token
-from partwise.remote.messages import MAX_THREADS, Stats
+from partwise.remote.messages import Stats
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 
+if TYPE_CHECKING:
+    import torch
+
+    from partwise.module_net import ModuleNet
+
 DEFAULT_MAX_TOKENS = 256
-
-
-_LOG = logging.getLogger("partwise")
-
-
-def _ignore_progress(done_bytes: int, total_bytes: int) -> None:
-    """Nobody watches."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployOptions:
-    """How a deployment runs.
-
-    ``threads`` a server (0: the processors of this machine, shared evenly among its servers;
-    on other hosts each server decides). Local servers get no more than this machine has
-    processors for, which ``on_notice(text)`` then says (by default to the log "partwise");
-    deterministic ones get what is asked for. ``is_pinned`` gives each local server processors
-    of its own. ``is_deterministic`` gives the same bits for every number of parts that hold their
-    layers whole, and for the same members of a stage; the bits depend on the threads, so that 0
-    then means 1 everywhere. ``max_in_flight`` microbatches (0: one a stage). ``step_timeout_s`` is
-    what a step may take, and for how long members of a stage wait for each other. ``token_file``
-    holds the cluster token of servers on other hosts. ``precision`` of the weights is fp32, int8 or
-    int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32, and the fastest that
-    covers the model, or where ``is_deterministic`` torch).
-    ``on_load(done_bytes, total_bytes)`` follows loading.
-
-    Raises:
-        UsageError: a number below what it means anything from, or beyond what a server takes; a
-            codec that is not known, or that changes the bits that are to be the same.
-    """
-
-    threads: int = 0
-    is_pinned: bool = False
-    is_deterministic: bool = False
-    codec: str | None = None
-    max_in_flight: int = 0
-    chunk_tokens: int = PREFILL_CHUNK_TOKENS
-    step_timeout_s: float = STEP_S
-    token_file: Path | None = None
-    precision: str | None = None
-    runner: str | None = None
-    on_load: Callable[[int, int], None] = field(default=_ignore_progress)
-    on_notice: Callable[[str], None] = field(default=_LOG.warning)
-
-    def __post_init__(self) -> None:
-        for name, least in (("threads", 0), ("max_in_flight", 0), ("chunk_tokens", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise UsageError(
-                    f"{name} is {value}, it must be at least {least}: give {least} or more"
-                )
-        if self.threads > MAX_THREADS:
-            raise UsageError(
-                f"threads is {self.threads}, it must be at most {MAX_THREADS}: give fewer"
-            )
-        if not 0 < self.step_timeout_s <= MAX_STEP_S:
-            raise UsageError(
-                f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0 and at most"
-                f" {MAX_STEP_S:g}, a day: give seconds"
-            )
-
-        if self.codec is not None and self.codec not in CODECS:
-            raise UsageError(f"codec is {self.codec!r}: give one of {', '.join(CODECS)}")
-        if self.is_deterministic and self.codec not in (None, "fp32"):
-            raise UsageError(
-                f"the same bits need fp32 on every link, codec is {self.codec!r}: leave one out"
-            )
-
-    @property
-    def wish(self) -> RunnerWish:
-        """What is asked of the runner."""
-        return RunnerWish(
-            precision=self.precision, runner=self.runner, is_deterministic=self.is_deterministic
-        )
-
-    def choose_threads(self, default: int) -> int:
-        """Threads a server: those asked for, else 1 where bits must not depend on them, else
-        ``default``."""
-        return self.threads or (1 if self.is_deterministic else default)
-
-
-class Answer:
-    """A running generation as text. Iterating gives its pieces as they come, and leaving the
-    loop before the end cancels it.
-
-    ``token_ids`` grow as it runs; ``finish_reason`` is set at its end.
-    """
-
-    def __init__(self, generation: Generation, text: Text) -> None:
-        self.token_ids: list[int] = []
-        self.generation = generation
-        self._text = text
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            yield from self._text.stream(self._ids())
-        finally:
-            if self.finish_reason is None:  # nobody listens any more
-                self.cancel()
-
-    def _ids(self) -> Iterator[int]:
-        for token in self.generation:
-            self.token_ids.append(token.token_id)
-            yield token.token_id
-
-    def cancel(self) -> None:
-        """Stop generating."""
-        self.generation.cancel()
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return self._text.decode(self.token_ids)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many tokens the prompt has."""
-        return len(self.generation.request.prompt_ids)
-
-    @property
-    def max_tokens(self) -> int:
-        """How many tokens it may have: fewer than were asked for where the context ends."""
-        return self.generation.request.max_tokens
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None while it runs."""
-        return self.generation.finish_reason
 
 
 class Net:
@@ -251,6 +128,7 @@ class Net:
         self.close()
 
 
+@overload
 def deploy(
     model: str | Path,
     *,
@@ -258,9 +136,36 @@ def deploy(
     servers: Sequence[str] = (),
     plan: Plan | None = None,
     version: int | None = None,
-    options: DeployOptions = DeployOptions(),
-) -> Net:
-    """Deploy the model in the directory ``model`` and wait until every part is ready.
+    options: DeployOptions = DEFAULTS,
+) -> Net: ...
+
+
+@overload
+def deploy(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    parts: int | None = None,
+    servers: Sequence[str] = (),
+    plan: Plan | None = None,
+    strategy: str | tuple[str, Mapping[str, Any]] | None = None,
+    options: DeployOptions = DEFAULTS,
+) -> ModuleNet: ...
+
+
+def deploy(
+    model: str | Path | torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    parts: int | None = None,
+    servers: Sequence[str] = (),
+    plan: Plan | None = None,
+    version: int | None = None,
+    strategy: str | tuple[str, Mapping[str, Any]] | None = None,
+    options: DeployOptions = DEFAULTS,
+) -> Net | ModuleNet:
+    """Deploy the model in the directory ``model``, or a PyTorch module, and wait until every part
+    is ready.
 
     ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
     elsewhere and see the model at the same path. A ``plan`` says which part goes to which
@@ -268,16 +173,51 @@ def deploy(
     balanced by the bytes that a token reads, plus a constant for each block. ``version`` is that of
     its parameters, as `partwise compress` makes them (default: the plan's, or the model's files).
 
+    A module, in eval mode, is called with ``example_inputs`` (a tensor, a sequence of arguments,
+    or arguments by name; the first axis of tensors is the batch) to be captured. A ``strategy`` of
+    `partwise plan`, by its name or as (name, options), makes its plan. ``servers`` of modules run
+    with ``--runner module``.
+
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
-            cannot all reach each other.
-        ModelError, PlanError: the model cannot be deployed so.
+            cannot all reach each other, or options that mean nothing together.
+        ModelError, PlanError: the model cannot be deployed so; of a module that cannot be
+            captured: the line of code, the reason, and what to do.
         LaunchError, RemoteError, PartFailed: a server did not get ready.
     """
+    if not isinstance(model, str | Path):
+        if version is not None:
+            raise UsageError("a module has the parameters that it has: leave version out")
+        wish = {"parts": parts, "servers": servers, "plan": plan, "strategy": strategy}
+        return _deploy_module(model, example_inputs, wish, options)
+    if example_inputs is not None or strategy is not None:
+        raise UsageError(
+            "example_inputs and a strategy are for PyTorch modules: leave them out for a"
+            " directory, and give a plan"
+        )
     prepared = prepare(
         model, parts=parts, servers=servers, plan=plan, version=version, wish=options.wish
     )
     return start(prepared, options)
+
+
+def _deploy_module(
+    module: torch.nn.Module, examples: Any, wish: Mapping[str, Any], options: DeployOptions
+) -> ModuleNet:
+    from partwise.module_net import ModuleWish, Running, deploy_module
+
+    for name in ("precision", "runner", "codec"):
+        if (value := getattr(options, name)) not in (None, "fp32", "torch"):
+            raise UsageError(f"modules are computed by torch in fp32, {name} is {value!r}")
+    running = Running(
+        token_file=options.token_file,
+        listening_threads=options.choose_threads(0),
+        choose_threads=lambda num_parts: _choose_local_threads(num_parts, options),
+        is_pinned=options.is_pinned,
+        step_s=options.step_timeout_s,
+        folder=options.module_folder,
+    )
+    return deploy_module(module, examples, ModuleWish(**wish), running)
 
 
 def start(prepared: Prepared, options: DeployOptions) -> Net:

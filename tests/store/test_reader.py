@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from partwise.errors import DamagedModel, StoreError
 from partwise.store import Store, reader
@@ -190,3 +191,15 @@ def test_reading_64_mib_keeps_64_mib_and_peaks_two_blocks_higher(
     kept_mib, peak_mib = (int(word) / 1024 for word in output.split())
     assert 62 < kept_mib < 68
     assert peak_mib < 64 + 2 * 16 + 4
+
+
+def test_bytes_are_read_as_bytes_and_numbers_are_not(tmp_path: Path) -> None:
+    raw = np.arange(11, dtype=np.uint8)
+    save_file({"raw": raw, "numbers": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    with Store.open(tmp_path) as store:
+        assert np.array_equal(store.read_bytes("raw"), raw)
+        assert store.digests("raw") != [None]
+        with pytest.raises(StoreError, match="only U8 are read as bytes"):
+            store.read_bytes("numbers")
+        with pytest.raises(StoreError, match="stored as U8: only F32.*are read as fp32"):
+            store.read("raw")

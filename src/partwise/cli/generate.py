@@ -16,8 +16,9 @@ from partwise.cli.version import add_version, check_version
 from partwise.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
+    from partwise.answer import Answer
     from partwise.cli.expectation import Expectation
-    from partwise.deployment import Answer, Net
+    from partwise.deployment import Net
     from partwise.distributor.plan import Plan
     from partwise.engine.prepared import Prepared
 
@@ -243,7 +244,8 @@ def check_numbers(args: argparse.Namespace) -> None:
 def deploy(prepared: Prepared, args: argparse.Namespace, expectation: Expectation | None) -> Net:
     """Deploy as the options say, and as is expected, with progress on stderr."""
     from partwise.cli.progress import Progress
-    from partwise.deployment import DeployOptions, start
+    from partwise.deploy_options import DeployOptions
+    from partwise.deployment import start
     from partwise.engine.coordinator import STEP_S
 
     with Progress() as progress:

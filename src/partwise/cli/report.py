@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from partwise.answer import Answer
     from partwise.cli.format import Cell
-    from partwise.deployment import Answer
     from partwise.distributor.cost import Prediction
     from partwise.engine.reports import ExchangeReport, LinkReport, PartReport
 

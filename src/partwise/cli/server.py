@@ -44,16 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--runner",
-        choices=("torch", "onnx"),
-        help="import this one alone before a coordinator asks (default: both; torch takes memory);"
-        " its plan says which computes, and at which precision",
+        choices=("torch", "onnx", "module"),
+        help="import this one alone before a coordinator asks (default: both of torch and onnx;"
+        " torch takes memory); its plan says which computes, and at which precision; module: hold"
+        " parts of captured PyTorch modules, and of nothing else",
     )
     parser.add_argument("--name", help="its name in messages (default: the address)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then the process ends with exit code 0."""
-    from partwise.launch.listening import import_runners, serve
+    from partwise.launch.listening import MODULE, import_runners, serve, serve_modules
     from partwise.remote.authenticate import read_token
     from partwise.remote.messages import MAX_THREADS
     from partwise.remote.tcp import TcpTransport
@@ -74,5 +75,6 @@ def run(args: argparse.Namespace) -> int:
     def announce() -> None:
         print(f"server {name} listens on {listener.address}{note}", file=sys.stderr, flush=True)
 
-    serve(name, transport, listener, threads=args.threads or 0, on_serving=announce)
+    serve_parts = serve_modules if args.runner == MODULE else serve
+    serve_parts(name, transport, listener, threads=args.threads or 0, on_serving=announce)
     return 0

@@ -21,7 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from partwise.errors import PartwiseError
-from partwise.launch.listening import import_runners, serve
+from partwise.launch.listening import MODULE, import_runners, serve, serve_modules
 from partwise.remote.tcp import TcpListener, TcpTransport
 from partwise.remote.transport import Address
 
@@ -61,7 +61,8 @@ def main() -> NoReturn:
     preload = msgspec.json.decode(lines.readline(), type=Preload)
     _end_with_coordinator(preload.folder)
     gc.disable()  # what an import makes stays: looking for garbage in it costs half a second
-    if "torch" in preload.runners:
+    is_for_modules = MODULE in preload.runners
+    if "torch" in preload.runners or is_for_modules:
         import torch
 
         torch.set_num_threads(1)  # no thread pool yet: threads do not survive a fork
@@ -74,7 +75,7 @@ def main() -> NoReturn:
         spawn = msgspec.json.decode(line, type=Spawn)
         pid = os.fork()
         if pid == 0:
-            _become_server(spawn)
+            _become_server(spawn, is_for_modules=is_for_modules)
         spawned[pid] = spawn
         _reap(spawned)  # it may have ended before it was known
     while True:  # the lifeline has seen it too: it removes the folder, and ends this process
@@ -115,7 +116,7 @@ def _end_with_coordinator(folder: str | None = None) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def _become_server(spawn: Spawn) -> None:
+def _become_server(spawn: Spawn, *, is_for_modules: bool) -> None:
     """Turn this fork into a server; never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -124,7 +125,7 @@ def _become_server(spawn: Spawn) -> None:
         log = os.open(spawn.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         transport, listener = _listen(spawn)
-        serve(spawn.server, transport, listener)
+        (serve_modules if is_for_modules else serve)(spawn.server, transport, listener)
     except BaseException as exc:  # noqa: BLE001 - its last line says why, whatever it was
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
         os._exit(1)

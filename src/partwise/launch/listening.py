@@ -9,15 +9,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Protocol
 
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.transport import Listener, Transport
 
+MODULE = "module"
+"""Among runners: parts of captured modules."""
+
 
 def import_runners(runners: Sequence[str], *architectures: str) -> None:
     """Import now what the first parts of these ``runners`` and architectures (none given: all)
-    would import."""
+    would import; the runner "module" is that of captured modules."""
+    if MODULE in runners:
+        importlib.import_module("partwise.part.module.assignment")
     if "onnx" in runners:
         importlib.import_module("partwise.part.onnx.runner")
     if "torch" in runners:
@@ -73,7 +79,34 @@ def serve(
             dataclasses.replace(options, threads=options.threads or own_threads)
         )
 
-    server = PartServer(name, transport, listener, make_runner)
+    _serve_until_signal(PartServer(name, transport, listener, make_runner), on_serving)
+
+
+def serve_modules(
+    name: str,
+    transport: Transport,
+    listener: Listener,
+    *,
+    threads: int = 0,
+    on_serving: Callable[[], None] | None = None,
+) -> None:
+    """Serve parts of captured modules; all else as `serve`."""
+    from partwise.part.module.server import ModuleServer
+
+    own_threads = threads or len(os.sched_getaffinity(0))
+    _serve_until_signal(ModuleServer(name, transport, listener, threads=own_threads), on_serving)
+
+
+class _Server(Protocol):
+    """What serves until it is stopped."""
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def _serve_until_signal(server: _Server, on_serving: Callable[[], None] | None) -> None:
+    """Run ``server`` until SIGTERM or SIGINT, then end the process."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.stop()

@@ -129,10 +129,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutTensor:
-    """A tensor that crosses a cut: shape (tokens, width)."""
+    """A tensor that crosses a cut: shape (tokens, width), or where ``shape`` says it, that one,
+    with None for an axis that grows with the batch and ``width`` elements for each of its rows."""
 
     name: str
     width: int
+    shape: tuple[int | None, ...] | None = None
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +144,10 @@ class Model:
 
     ``version`` is that of its parameters in the store: 0 are the model's own files. ``layers`` are
     in topological order; cut i lies before layer i, and ``cut_tensors`` cross
-    each of them (every family so far lets the hidden state alone cross). ``config_digest``
-    stands for the values in its config, from which runners build its layers. ``features`` say to
-    people what it asks for that operators made for its architecture may lack.
+    each of them (the hidden state alone, in all families). In a captured module each cut has its
+    own: ``cuts``, with that after the last layer; ``cut_tensors`` are then as wide as the widest.
+    ``config_digest`` stands for the values in its config, from which runners build its layers.
+    ``features`` say to people what it asks for that operators made for its architecture may lack.
     """
 
     name: str
@@ -156,6 +160,11 @@ class Model:
     config_digest: str
     version: int = 0
     features: tuple[str, ...] = ()
+    cuts: tuple[tuple[CutTensor, ...], ...] = ()
+
+    def cut_at(self, index: int) -> tuple[CutTensor, ...]:
+        """The tensors that cross the cut before layer ``index``."""
+        return self.cuts[index] if self.cuts else self.cut_tensors
 
     @cached_property
     def num_parameters(self) -> int:

@@ -164,6 +164,19 @@ class Stats(Message, frozen=True, kw_only=True):
     exchanged: Exchanged = msgspec.field(default_factory=Exchanged)
 
 
+class CountPushed(Message, frozen=True, kw_only=True):
+    """Coordinator to server of a captured module: what have you pushed, and to whom?"""
+
+
+class Pushed(Message, frozen=True, kw_only=True):
+    """Server of a captured module to coordinator: the frames that it has pushed to ``target``
+    since it was assigned, and the bytes of their tensors. After the last, one of no target."""
+
+    target: str
+    frames: int
+    tensor_bytes: int
+
+
 class Failed(Message, frozen=True, kw_only=True):
     """Server to coordinator: it cannot go on with its assignment. ``error`` names a class of
     `partwise.errors`."""
@@ -198,6 +211,8 @@ AnyMessage = (
     | Pong
     | GetStats
     | Stats
+    | CountPushed
+    | Pushed
     | Failed
     | Refused
 )

@@ -142,6 +142,14 @@ class Store:
             return self._dequantize(name, quantized, slices)
         return self._read_raw(name, slices, STORED_DTYPES)
 
+    def read_bytes(self, name: str) -> NDArray[np.uint8]:
+        """A tensor that is stored as bytes (U8), as `read` reads numbers.
+
+        Raises:
+            StoreError, DamagedModel, DigestMismatch: as `read`; or it is not stored as bytes.
+        """
+        return self._read_raw(name, None, {"U8": ELEMENTS["U8"]})
+
     def _dequantize(
         self, name: str, stored: QuantizedTensor, slices: tuple[slice, ...] | None
     ) -> NDArray[np.float32]:
@@ -208,9 +216,10 @@ class Store:
     def _box(self, name: str, slices: tuple[slice, ...] | None, dtypes: Mapping[str, str]) -> Box:
         tensor = self._tensor(name)
         if tensor.dtype not in dtypes:
+            how = "bytes" if "F32" not in dtypes else "fp32"
             raise StoreError(
                 f"tensor {name!r} is stored as {tensor.dtype}: only "
-                f"{', '.join(STORED_DTYPES)} are read as fp32"
+                f"{', '.join(STORED_DTYPES if how == 'fp32' else dtypes)} are read as {how}"
             )
         return box_of(name, tensor.shape, slices)
 
