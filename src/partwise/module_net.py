@@ -93,6 +93,12 @@ class ModuleNet:
                 f"{graph.name} was captured with the tensors {wanted}, it is called with"
                 f" {', '.join(call.tensors)}: give the same, or capture it with these"
             )
+        for name, value in call.others.items():
+            if repr(value) != (captured := graph.constants.get(name, repr(value))):
+                raise UsageError(
+                    f"{graph.name} was captured with {name} = {captured}, it is called with"
+                    f" {value!r}: give the same, or capture it with this one"
+                )
         return self._coordinator.call({e.name: call.tensors[e.argument] for e in graph.inputs})
 
     @property
@@ -103,7 +109,7 @@ class ModuleNet:
     def predict_pushed(self, batch: int) -> dict[tuple[str, str], int]:
         """The bytes of tensors that each part (source, target) pushes to another in a call of
         ``batch`` rows, by the plan. Headers of frames come on top."""
-        counted = count_pushed(self._prepared.schedule, self._prepared.captured.graph, batch)
+        counted = count_pushed(self._prepared.schedule, batch)
         return {pair: n for pair, n in counted.items() if COORDINATOR not in pair}
 
     def count_pushed(self) -> dict[tuple[str, str], int]:
@@ -167,6 +173,12 @@ def deploy_module(
     module: torch.nn.Module, examples: Any, wish: ModuleWish, running: Running
 ) -> ModuleNet:
     """See `partwise.deploy`."""
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"{module!r} is no model: give the path of a directory, or a torch.nn.Module"
+        )
     addresses = read_addresses(wish.servers)
     is_own = running.folder is None
     folder = Path(running.folder or tempfile.mkdtemp(prefix="partwise-module-")).resolve()

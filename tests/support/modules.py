@@ -22,7 +22,6 @@ from partwise.capture.files import Captured, open_captured, read_patterns, save_
 from partwise.capture.layouts import COORDINATOR
 from partwise.capture.passes import Pass
 from partwise.capture.schedule import Parcel, Schedule, compile_schedule
-from partwise.capture.values import Values
 from partwise.distributor.plan import Plan
 from partwise.distributor.strategies import STRATEGIES
 from partwise.engine.module.assembly import ModuleTarget
@@ -133,9 +132,7 @@ class LocalRun:
         with Store.open(captured.path) as store:
             patterns = read_patterns(self.graph, store)
             self.schedule: Schedule = compile_schedule(self.graph, plan, patterns)
-            self.runners = [
-                ModuleRunner(self.graph, self.schedule, part.name, store) for part in plan.parts
-            ]
+            self.runners = [ModuleRunner(self.schedule, part.name, store) for part in plan.parts]
 
     def call(self, *inputs: torch.Tensor) -> tuple[list[torch.Tensor], Exchanges]:
         """The results' tensors, and what was exchanged."""
@@ -144,7 +141,7 @@ class LocalRun:
             threading.Thread(target=self._run, args=(runner, batch, post), daemon=True)
             for runner in self.runners
         ]
-        current = Pass(self.schedule, Values(self.graph), COORDINATOR, batch)
+        current = Pass(self.schedule, COORDINATOR, batch)
         for entry, tensor in zip(self.graph.inputs, inputs, strict=True):
             current.own[entry.name] = tensor
         for thread in threads:

@@ -74,10 +74,13 @@ def _follow(
     return None
 
 
+def widen(ids: Ids, width: int) -> Ids:
+    """Each of ``ids`` becomes ``width`` of them."""
+    return (ids[:, None] * width + np.arange(width)).reshape(-1)
+
+
 def _widen(layout: Layout, width: int) -> dict[str, Ids]:
-    """Each neuron becomes ``width`` of them."""
-    inside = np.arange(width)
-    return {part: (ids[:, None] * width + inside).reshape(-1) for part, ids in layout.held.items()}
+    return {part: widen(ids, width) for part, ids in layout.held.items()}
 
 
 def _narrow(layout: Layout, width: int) -> dict[str, Ids] | None:
@@ -85,7 +88,7 @@ def _narrow(layout: Layout, width: int) -> dict[str, Ids] | None:
     narrowed = {}
     for part, ids in layout.held.items():
         groups = ids[::width] // width
-        if not np.array_equal(_widen(Layout(held={part: groups}), width)[part], ids):
+        if not np.array_equal(widen(groups, width), ids):
             return None
         narrowed[part] = groups
     return narrowed

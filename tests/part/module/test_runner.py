@@ -52,7 +52,7 @@ def test_neurons_in_parts_give_the_values_of_the_module(name: str, num_parts: in
         inputs = make_batch(batch)
         results, exchanges = run.call(*inputs)
         assert find_largest_error(results, call_whole(net, inputs)) < 1e-5
-        assert exchanges.sent == count_pushed(run.schedule, captured.graph, batch)
+        assert exchanges.sent == count_pushed(run.schedule, batch)
 
 
 def test_heads_stay_with_the_member_that_has_their_units() -> None:
@@ -64,6 +64,21 @@ def test_heads_stay_with_the_member_that_has_their_units() -> None:
     assert torn.schedule.layouts.of["scaled_dot_product_attention"].axis is None
     inputs = make_batch(2)
     assert find_largest_error(torn.call(*inputs)[0], call_whole(net, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_heads_of_torchs_own_attention_are_shared(num_parts: int) -> None:
+    case = capture_net("vit")
+    layer = next(layer for layer in case.model.layers if layer.name == "attention2")
+    assert [(kind.name, kind.count) for kind in layer.neuron_kinds] == [("head", 4)]
+    run = LocalRun(case.captured, plan_with(case.model, "count", num_parts))
+    held = run.schedule.layouts.of["attention2.attended"].held
+    assert sorted(len(ids) for ids in held.values()) == {2: [2, 2], 3: [1, 1, 2]}[num_parts]
+    inputs = case.make_batch(3)
+    assert find_largest_error(run.call(*inputs)[0], call_whole(case.net, inputs)) < 1e-5
+    own = sum(runner.weight_bytes for runner in run.runners)
+    whole = LocalRun(case.captured, balance_layers(case.model, ["s0"])).runners[0].weight_bytes
+    assert own < 1.4 * whole
 
 
 def test_a_channel_becomes_the_inputs_it_is_flattened_to() -> None:
@@ -107,7 +122,7 @@ def test_any_neurons_at_any_owners_give_the_values_of_the_module(tmp_path: Path)
             x = torch.randn(rng.randint(1, 4), widths[0])
             (result,), exchanges = run.call(x)
             assert find_largest_error([result], call_whole(net, [x])) < 1e-5
-            assert exchanges.sent == count_pushed(run.schedule, captured.graph, len(x))
+            assert exchanges.sent == count_pushed(run.schedule, len(x))
 
 
 @pytest.mark.parametrize("strategy", ["count", "connectivity"])
