@@ -49,6 +49,11 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
+def is_contradicted(measured: Spread, *, says_faster: bool) -> bool:
+    """Whether a measured ratio is on the other side of 1 than was said, with both quartiles."""
+    return measured.high < 1 if says_faster else measured.low > 1
+
+
 def describe_machine() -> dict[str, Any]:
     """What the figures depend on."""
     cpu = platform.processor() or "unknown"

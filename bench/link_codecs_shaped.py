@@ -13,8 +13,8 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import partwise
 from decode import decode, take_rounds
 from namespaces import ADDRESSES, two_hosts
+from part_servers import Place, start_server
 from partwise.cluster import Cluster
 from partwise.cluster.description import LinkSpeed
 from partwise.cluster.presets import preset
@@ -84,34 +85,16 @@ def compare(
         options["token_file"] = str(token_file)
         with ExitStack() as stack:
             for number in range(len(options["codecs"])):
-                for cpu, (host, address) in enumerate(zip(hosts, ADDRESSES, strict=True)):
+                for cpu, (host, address) in enumerate(zip(hosts.names, ADDRESSES, strict=True)):
                     where = f"{address}:{FIRST_PORT + number}"
-                    stack.enter_context(_server(host, cpu, where, token_file))
-            words = ["ip", "netns", "exec", hosts[0], sys.executable, __file__]
+                    place = Place(host=host, cpu=cpu)
+                    stack.enter_context(start_server(place, where, token_file))
+            words = ["ip", "netns", "exec", hosts.names[0], sys.executable, __file__]
             done = subprocess.run(
                 [*words, json.dumps(options)], check=True, stdout=subprocess.PIPE, timeout=600
             )
     document: dict[str, Any] = json.loads(done.stdout)
     return document
-
-
-@contextmanager
-def _server(host: str, cpu: int, where: str, token_file: Path) -> Iterator[None]:
-    words = ["server", "--listen", where, "--token-file", str(token_file)]
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", host, "taskset", "--cpu-list", str(cpu), sys.executable,
-         "-m", "partwise.cli.main", *words],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        if "listens" not in line:
-            raise OSError(f"the server at {where} did not start: {line}{process.stderr.read()}")
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 def work(options: dict[str, Any]) -> dict[str, Any]:

@@ -44,11 +44,13 @@ class Tie:
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """What one run of all prompts differs in. ``digests`` are of each sequence's logits."""
+    """What one run of all prompts differs in: no logit by more than ``bound``. ``digests`` are of
+    each sequence's logits."""
 
     model: str
     parts: int
     mode: str
+    bound: float = BOUND
     max_abs_difference: float = 0.0
     num_steps: int = 0
     num_wrong_ids: int = 0
@@ -58,7 +60,9 @@ class Comparison:
     @property
     def is_within_bounds(self) -> bool:
         # NaN is not within any bound.
-        return self.max_abs_difference <= BOUND and not self.num_wrong_ids and self.num_steps > 0
+        return (
+            self.max_abs_difference <= self.bound and not self.num_wrong_ids and self.num_steps > 0
+        )
 
     def add_all(
         self, references: Sequence[Reference], answers: Sequence[Iterable[partwise.Token]]
@@ -91,7 +95,7 @@ class Comparison:
         if token.token_id == expected_id:
             return True
         gap = float(expected_V[expected_id] - expected_V[token.token_id])
-        if gap <= BOUND:
+        if gap <= self.bound:
             tie = Tie(
                 sequence=number, step=step, reference_id=expected_id,
                 picked_id=token.token_id, gap=gap,

@@ -28,7 +28,7 @@ import numpy as np
 
 import partwise
 from decode import decode
-from harness import SMOLLM2, Spread, has_defaults, ratio, report, spread
+from harness import SMOLLM2, Spread, has_defaults, is_contradicted, ratio, report, spread
 from partwise.cli.format import format_table
 from partwise.cluster import Host
 from partwise.cluster.presets import preset
@@ -94,9 +94,7 @@ class Outcome:
         """Whether it says "beats one machine" where that is measured not to, or the reverse."""
         if self.predicted_ratio is None or self.measured_ratio is None:
             return False
-        if self.predicted_ratio > 1:
-            return self.measured_ratio.high < 1
-        return self.measured_ratio.low > 1
+        return is_contradicted(self.measured_ratio, says_faster=self.predicted_ratio > 1)
 
 
 def list_cases() -> list[Case]:

@@ -28,14 +28,16 @@ class Quiet:
     tries: int
 
 
-def measure_quietly(measure: Callable[[], float], pids: Iterable[int]) -> Quiet:
-    """``measure`` until others used less than QUIET_CORES meanwhile, MAX_TRIES times at most.
+def measure_quietly(
+    measure: Callable[[], float], pids: Iterable[int], max_tries: int = MAX_TRIES
+) -> Quiet:
+    """``measure`` until others used less than QUIET_CORES meanwhile, ``max_tries`` times at most.
 
     ``pids`` are our processes besides this one.
     """
     ours = (os.getpid(), *pids)
     found: list[tuple[float, float]] = []
-    for _ in range(MAX_TRIES):
+    for _ in range(max_tries):
         began_s, others = time.monotonic(), count_others_s(ours)
         value = measure()
         busy = (count_others_s(ours) - others) / (time.monotonic() - began_s)

@@ -70,6 +70,29 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random mixtral of 5 layers, 2 of 6 experts for each token."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=6,
+        num_experts_per_tok=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=INITIALIZER_RANGE,
+        rms_norm_eps=NORM_EPSILON,
+        **SPECIAL_IDS,
+    )
+    folder = tmp_path_factory.mktemp("tiny-mixtral")
+    return save(MixtralForCausalLM, config, folder, seed=4)
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model of the demo."""
     if not (SMOLLM2 / "config.json").is_file():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import partwise
-from oracle import bit_equal_parts, summarize
+from oracle import ONNX, bit_equal_parts, summarize
 from oracle_comparison import BOUND, Comparison, Reference
 
 LOGITS = np.array([[0, 5, 1], [3, 3 - BOUND / 2, 0], [0, 1, 4]], np.float32)
@@ -44,6 +44,17 @@ def test_a_logit_that_is_not_a_number_is_not_within_bounds() -> None:
     comparison = compare([1, 0, 2], logits)
     assert not comparison.is_within_bounds
     assert not summarize([comparison])["max_abs_difference"] <= BOUND
+
+
+def test_the_runners_have_bounds_of_their_own() -> None:
+    logits = LOGITS.copy()
+    logits[1, 2] += 5 * BOUND
+    by_torch, by_onnx = compare([1, 0, 2]), compare([1, 0, 2], logits, mode=ONNX.name)
+    assert not by_onnx.is_within_bounds, "it is judged by the bound that it was given"
+    figures = summarize([by_torch, by_onnx])
+    assert figures["max_abs_difference"] == 0.0
+    assert figures["onnx_max_abs_difference"] == pytest.approx(5 * BOUND, rel=1e-3)
+    assert ONNX.bound == 10 * BOUND
 
 
 def test_another_id_is_wrong_unless_the_two_are_tied() -> None:

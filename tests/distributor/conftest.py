@@ -1,4 +1,4 @@
-"""Headers and configs of tiny models of both families, written down apart from the package."""
+"""Headers and configs of tiny models, written down apart from the package."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ def llama_shapes(c: dict[str, Any], head_dim: int) -> Shapes:
     return shapes | {"model.norm.weight": (hidden,)}
 
 
+def put_experts(shapes: Shapes, c: dict[str, Any], block: int) -> None:
+    """In place of the MLP of a block its experts, one by one, as files of both mixtures do."""
+    hidden, inner, at = c["hidden_size"], c["intermediate_size"], f"model.layers.{block}"
+    is_mixtral = c["model_type"] == "mixtral"
+    inner = inner if is_mixtral else c["moe_intermediate_size"]
+    names = ("w1", "w3", "w2") if is_mixtral else ("gate_proj", "up_proj", "down_proj")
+    count = c["num_local_experts" if is_mixtral else "num_experts"]
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        del shapes[f"{at}.mlp.{name}.weight"]
+    at += ".block_sparse_moe" if is_mixtral else ".mlp"
+    shapes[f"{at}.gate.weight"] = (count, hidden)
+    for expert in range(count):
+        for name, shape in zip(names, [(inner, hidden)] * 2 + [(hidden, inner)], strict=True):
+            shapes[f"{at}.experts.{expert}.{name}.weight"] = shape
+
+
 def gpt2_shapes(c: dict[str, Any]) -> Shapes:
     hidden, inner = c["n_embd"], c["n_inner"] or 4 * c["n_embd"]
     shapes: Shapes = {
@@ -92,6 +108,29 @@ def random_llama(rng: random.Random) -> tuple[dict[str, Any], Shapes, str]:
     return config, llama_shapes(config, head_dim), "model.embed_tokens.weight"
 
 
+def random_mixture(rng: random.Random) -> tuple[dict[str, Any], Shapes, str]:
+    """A mixtral, or a qwen3 some of whose blocks have experts."""
+    config, _, table = random_llama(rng)
+    num_experts = rng.randint(1, 6)
+    config |= {"attention_bias": False, "mlp_bias": False, "head_dim": rng.choice([2, 4])}
+    config["num_experts_per_tok"] = rng.randint(1, num_experts)
+    blocks = range(config["num_hidden_layers"])
+    if rng.random() < 0.5:
+        config |= {"model_type": "mixtral", "num_local_experts": num_experts}
+    else:
+        config |= {"model_type": "qwen3_moe", "num_experts": num_experts}
+        config["moe_intermediate_size"] = rng.randint(1, 20)
+        config["mlp_only_layers"] = [block for block in blocks if rng.random() < 0.2]
+    shapes = llama_shapes(config, config["head_dim"])
+    for block in blocks:
+        if block not in config.get("mlp_only_layers", []):
+            put_experts(shapes, config, block)
+        if config["model_type"] == "qwen3_moe":
+            for norm in ("q_norm", "k_norm"):
+                shapes[f"model.layers.{block}.self_attn.{norm}.weight"] = (config["head_dim"],)
+    return config, shapes, table
+
+
 def random_gpt2(rng: random.Random) -> tuple[dict[str, Any], Shapes, str]:
     heads = rng.randint(1, 5)
     config: dict[str, Any] = {
@@ -122,7 +161,7 @@ def entries_of(shapes: Shapes) -> dict[str, TensorEntry]:
 
 
 def synthesise(rng: random.Random) -> Synthetic:
-    config, shapes, table = rng.choice([random_llama, random_gpt2])(rng)
+    config, shapes, table = rng.choice([random_llama, random_gpt2, random_mixture])(rng)
     is_tied = config["tie_word_embeddings"]
     if not is_tied:
         shapes["lm_head.weight"] = shapes[table]
@@ -157,6 +196,30 @@ def model() -> Model:
         "tie_word_embeddings": True,
     }
     return find_family(config).describe(config, entries_of(llama_shapes(config, 2)), "tiny")
+
+
+@pytest.fixture(scope="session")
+def mixture() -> Model:
+    """A mixtral of 2 blocks with 2 KV groups and 4 experts, of which 2 compute a token."""
+    config = {
+        "model_type": "mixtral",
+        "num_key_value_heads": 2,
+        "num_attention_heads": 4,
+        "hidden_size": 16,
+        "intermediate_size": 6,
+        "num_hidden_layers": 2,
+        "vocab_size": 30,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    shapes = llama_shapes(config, 4)
+    for block in range(2):
+        put_experts(shapes, config, block)
+    shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+    return find_family(config).describe(config, entries_of(shapes), "mixture")
 
 
 @pytest.fixture(scope="session")

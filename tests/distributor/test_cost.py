@@ -19,6 +19,7 @@ from partwise.distributor.footprint import part_footprint
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, ModelIdentity, NeuronShare, Part, Plan, Stage
 from partwise.distributor.senders import FindSeconds
+from partwise.distributor.speed import QUEUED
 from partwise.distributor.workload import Workload
 from partwise.errors import ClusterError, PlanError
 from partwise.model import Model
@@ -234,14 +235,15 @@ def test_each_row_costs_overhead_in_each_layer(model: Model) -> None:
 
 
 def test_no_more_stages_compute_at_once_than_microbatches_are_in_flight(model: Model) -> None:
-    # Four streams in three stages are two microbatches of two rows: two stages compute.
+    # Four streams in three stages are two microbatches of two rows: two stages compute, each woken
+    # while both cores are busy.
     pair = replace(make_host("h"), cores=2, all_cores_bytes_per_s=flat(2e9))
     crowded = make_cluster(pair, on="h h h")
     apart = make_cluster(*(replace(pair, name=name) for name in "hij"))
     plan, streams = cut(model, 2, 4), replace(ALONE, streams=4)
     here, there = run(model, plan, crowded, streams), run(model, plan, apart, streams)
     assert here.num_microbatches == 2
-    assert here.parts[1].compute_s == pytest.approx(there.parts[1].compute_s)
+    assert here.parts[1].compute_s == pytest.approx((1 + QUEUED) * there.parts[1].compute_s)
     # Three streams are three microbatches: three threads share what two cores read.
     three = replace(streams, streams=3)
     here, there = run(model, plan, crowded, three), run(model, plan, apart, three)
@@ -322,6 +324,19 @@ def test_servers_of_one_host_share_it_only_when_they_compute_at_once(model: Mode
         workload = replace(ALONE, streams=streams)
         here, there = run(model, plan, full, workload), run(model, plan, free, workload)
         assert here.parts[0].compute_s == pytest.approx(slowdown * there.parts[0].compute_s)
+
+
+def test_more_servers_than_cores_wait_for_each_other_when_all_cores_are_busy(
+    model: Model,
+) -> None:
+    large = replace(make_host("h"), memory_bytes=2 << 30)
+    plan, here = cut(model, 1, 2, 3, 4), make_cluster(large, on="h h h h h")
+    apart = make_cluster(*(make_host(name) for name in "hijkl"))
+    # Of five, four read three times in all what one does, and wait; five only share.
+    for streams, slowdown in ((1, 1.0), (3, 1.0), (4, (1 + QUEUED) / (3 / 4)), (5, 1 / (3 / 5))):
+        workload = replace(ALONE, streams=streams)
+        full, free = run(model, plan, here, workload), run(model, plan, apart, workload)
+        assert full.parts[1].compute_s == pytest.approx(slowdown * free.parts[1].compute_s)
 
 
 def test_members_of_a_stage_compute_at_once_even_for_one_stream(model: Model) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from partwise.distributor import measure_holding
@@ -134,6 +135,22 @@ def test_a_part_holds_tied_weights_once(model: Model) -> None:
     assert whole.weight_bytes == 4 * model.num_parameters == 4 * (TABLE + 4 * BLOCK + 16)
     assert whole.gradient_bytes == whole.weight_bytes
     assert whole.optimizer_bytes == 2 * whole.weight_bytes
+
+
+def test_a_table_that_onnx_maps_takes_nothing_and_its_tied_head_all(model: Model) -> None:
+    def count(*bounds: int) -> list[int]:
+        names = [f"p{i}" for i in range(len(bounds) - 1)]
+        stages = tuple(
+            Stage(start=start, stop=stop, members=(Member(part=name),))
+            for name, (start, stop) in zip(names, pairwise(bounds), strict=True)
+        )
+        plan = make_plan(model, stages)
+        parts = tuple(msgspec.structs.replace(part, runner="onnx") for part in plan.parts)
+        plan = msgspec.structs.replace(plan, parts=parts)
+        return [part_footprint(plan, model, name, Workload()).weight_bytes // 4 for name in names]
+
+    assert count(0, 7) == [4 * BLOCK + 16 + TABLE]
+    assert count(0, 3, 7) == [2 * BLOCK, 2 * BLOCK + 16 + TABLE]
 
 
 def test_a_part_needs_its_largest_buffer_once(model: Model) -> None:

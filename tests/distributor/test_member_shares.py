@@ -58,11 +58,11 @@ def test_the_past_counts_with_the_groups_that_keep_it() -> None:
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_rounded_weights_keep_their_blocks_whole(precision: str, model: Model) -> None:
     assert find_granules(LLAMA, "fp32", {"mlp_unit": 3}) == {"mlp_unit": 3}
-    # A group of 64 queries is two blocks wide; units and rows are one weight wide.
+    # A group of 64 queries is two blocks wide, a unit one weight.
     granules = find_granules(LLAMA, precision, {"mlp_unit": 3})
-    assert granules == {"mlp_unit": 96, "kv_group": 1, "vocabulary_row": 32}
-    # In the model of conftest a group is 4 queries, or 2 keys, wide.
-    assert find_granules(model, precision, {})["kv_group"] == 16
+    assert granules == {"mlp_unit": 96, "kv_group": 1}, "rows of a table are outputs"
+    # In the model of conftest a group is 4 queries wide where it is an input.
+    assert find_granules(model, precision, {})["kv_group"] == 8
     for owned in share_layer(LLAMA.layers[1], [5, 2, 1], granules):
         assert dict(owned)["mlp_unit"] % 96 in {0, 2048 % 96}
 

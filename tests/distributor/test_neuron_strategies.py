@@ -421,7 +421,7 @@ def test_shares_that_do_not_fit_name_three_remedies_that_suffice(model: Model) -
     ]
     rates = make_host("any").rates["fp32"]
     cluster = make_cluster(
-        [1.0] * 2, [round(0.8 * n) for n in needed], rates={"fp32": rates, "int8": rates}
+        [1.0] * 2, [round(0.8 * n) for n in needed], rates={"fp32": rates, "fp16": rates}
     )
     for name in ("count", "compute"):
         problem = pose(model, cluster)
@@ -429,10 +429,10 @@ def test_shares_that_do_not_fit_name_three_remedies_that_suffice(model: Model) -
             plan(name, problem)
         words = str(error.value)
         assert "and 1 other part lacks memory: needed is" in words
-        remedies = re.search(r"KiB more in all, or int8, or (\d+) more servers? of", words)
+        remedies = re.search(r"KiB more in all, or fp16, or (\d+) more servers? of", words)
         assert remedies, words
         num_more = int(remedies[1])
-        assert plan(name, replace(problem, workload=replace(problem.workload, precision="int8")))
+        assert plan(name, replace(problem, workload=replace(problem.workload, precision="fp16")))
         assert plan(name, add_servers(problem, "s0", num_more))
         if num_more > 1:
             with pytest.raises(Infeasible):

@@ -50,13 +50,19 @@ def test_what_no_runner_does_is_refused(wish: RunnerWish, says: str, tiny_llama:
         choose_runner(open_model(tiny_llama), wish)
 
 
-def test_a_family_without_operators_is_torchs_and_has_no_rounded_weights(tiny_gpt2: Path) -> None:
-    model = open_model(tiny_gpt2)
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("tiny_gpt2", "GPT2LMHeadModel"), ("tiny_mixtral", "MixtralForCausalLM")],
+)
+def test_a_family_without_operators_is_torchs_and_has_no_rounded_weights(
+    name: str, architecture: str, request: pytest.FixtureRequest
+) -> None:
+    model = open_model(request.getfixturevalue(name))
     for wish in (RunnerWish(), RunnerWish(runner="onnx")):
         choice = choose_runner(model, wish)
         assert choice.runner == "torch"
-        assert "does not cover this model: GPT2LMHeadModel is none of Llama" in choice.reason
-    with pytest.raises(PlanError, match="int4 is for the onnx runner, and GPT2.*: give fp32"):
+        assert f"does not cover this model: {architecture} is none of Llama" in choice.reason
+    with pytest.raises(PlanError, match=f"onnx runner, and {architecture} is none.*: give fp32"):
         choose_runner(model, RunnerWish(precision="int4"))
 
 

@@ -140,9 +140,14 @@ def check_elements(found: Plan, stored: dict[str, int], problem: Problem) -> Non
                         for a, b in share.ranges
                         for neuron in range(a, b)
                     }
-                    is_named = axes and any(s.kind == axes[0].kind for s in member.neurons)
+                    is_named = axes and any(
+                        s.kind == axes[0].kind and s.is_about(i) for s in member.neurons
+                    )
                     rows = parameter.shape[axes[0].axis] if axes else 1
-                    count = len(ranges) * sum(axis.width for axis in axes) if is_named else rows
+                    width = sum(axis.width for axis in axes)
+                    # An expert's tensor holds one neuron, whose number is not 0.
+                    inside = {n for n in ranges if 0 <= (n - axes[0].first) * width < rows}
+                    count = len(inside) * width if is_named else rows
                     elements = parameter.num_elements // rows * count
                     by_part = held.setdefault(parameter.stored_name, {})
                     # A tied parameter is met in both of its layers.

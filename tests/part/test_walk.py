@@ -23,7 +23,11 @@ def model(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_what_goes_into_the_head_gives_transformers_logits(model: Path) -> None:
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_llama_tied", "tiny_gpt2", "tiny_mixtral"])
+def test_what_goes_into_the_head_gives_transformers_logits(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    model: Path = request.getfixturevalue(name)
     outputs = run_to_head(model, 0, ROWS, lambda done, total: None)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.inference_mode():

@@ -100,6 +100,10 @@ def test_a_registry_holds_versions_in_their_order_and_refuses_others(model: Mode
     assert registry.at(2) is two
     assert registry.at(3) is three
     assert registry.drop(2).add(five).versions == (3, 5)
+    with pytest.raises(
+        PlanError, match="plan_version 4 is not known here: the registry holds 3, 5"
+    ):
+        registry.drop(2).add(five).at(4)
     with pytest.raises(PlanError, match="plan_version 1 is stale: the registry holds 2, 3"):
         registry.at(1)
     with pytest.raises(PlanError, match="plan_version 4 is not known here: the registry holds 2"):

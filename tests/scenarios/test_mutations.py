@@ -17,6 +17,7 @@ from oracle_comparison import BOUND
 from partwise.launch.listening import make_torch_runner
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.torch import attention, kv
+from partwise.part.torch.experts import Experts
 from partwise.part.torch.families import Gpt2Family, LlamaFamily
 from support.oracle import Oracle, random_prompts
 from support.parts import Setting
@@ -90,6 +91,29 @@ def no_causal_mask(patch: Patch) -> None:
     patch.setattr(attention, "scaled_dot_product_attention", attend)
 
 
+def routed_to_other_experts(patch: Patch) -> None:
+    from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
+
+    original = MixtralTopKRouter.forward
+
+    def forward(self: Any, hidden: torch.Tensor) -> Any:
+        logits, weights, chosen = original(self, hidden)
+        return logits, weights, self.num_experts - 1 - chosen
+
+    patch.setattr(MixtralTopKRouter, "forward", forward)
+
+
+def unweighted_experts(patch: Patch) -> None:
+    original = Experts.forward
+
+    def forward(
+        self: Experts, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        return original(self, hidden, chosen, torch.full_like(weights, 0.5))
+
+    patch.setattr(Experts, "forward", forward)
+
+
 Change = Callable[[list[Any]], None]
 
 
@@ -102,6 +126,11 @@ def change_an_epsilon(modules: list[Any]) -> None:
     name = "eps" if hasattr(norms[0], "eps") else "variance_epsilon"
     assert getattr(norms[0], name) == NORM_EPSILON
     setattr(norms[0], name, NORM_EPSILON / 10)
+
+
+def swap_two_experts(modules: list[Any]) -> None:
+    experts = modules[2].mlp.experts
+    experts["0"], experts["5"] = experts["5"], experts["0"]
 
 
 def runner_with(change: Change | None) -> Callable[[RunnerOptions], Runner]:
@@ -133,6 +162,11 @@ MUTATIONS: list[tuple[str, Callable[[Patch], None], Change | None]] = [
     ("tiny_gpt2", no_attention, None),
     ("tiny_gpt2", nothing, skip_a_block),
     ("tiny_gpt2", nothing, change_an_epsilon),
+    ("tiny_mixtral", shifted_kv, None),
+    ("tiny_mixtral", routed_to_other_experts, None),
+    ("tiny_mixtral", unweighted_experts, None),
+    ("tiny_mixtral", nothing, swap_two_experts),
+    ("tiny_mixtral", nothing, change_an_epsilon),
 ]
 
 
@@ -163,7 +197,7 @@ def test_the_comparison_fails_when_the_model_is_broken(
     assert not comparison.is_within_bounds
 
 
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_mixtral"])
 def test_the_same_comparison_passes_when_it_is_not(
     model: str, oracle: Oracle, request: pytest.FixtureRequest
 ) -> None:

@@ -14,7 +14,7 @@ from partwise.remote.tcp import TcpTransport
 from support.oracle import Oracle, random_prompts
 from support.parts import Parts, Setting
 
-MODELS = ["tiny_llama", "tiny_llama_tied", "tiny_gpt2"]
+MODELS = ["tiny_llama", "tiny_llama_tied", "tiny_gpt2", "tiny_mixtral"]
 NUM_PARTS = [1, 2, 3, 5]
 # Longer than a chunk, shorter, one token; together they share microbatches.
 LENGTHS = (200, 3, 1, 40)

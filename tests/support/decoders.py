@@ -1,4 +1,4 @@
-"""Small random models of the families that the onnx runner covers."""
+"""Small random models of the families that the onnx runner covers, and of mixtures of experts."""
 
 from __future__ import annotations
 
@@ -37,13 +37,23 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "phi3": ("Phi3", {"sliding_window": None}),
 }
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            "head_dim": 32, "num_experts": 8, "num_experts_per_tok": 3,
+            "moe_intermediate_size": 48, "norm_topk_prob": True, "mlp_only_layers": [1],
+        },
+    ),
+}  # fmt: skip
 
 
 def save_decoder(folder: Path, name: str, **changes: Any) -> Path:
-    """A random model of 4 blocks of one of `DECODERS`, saved as transformers does."""
+    """A random model of 4 blocks of one of `DECODERS` or `MIXTURES`, saved as transformers does."""
     import transformers
 
-    family, own = DECODERS[name]
+    family, own = (DECODERS | MIXTURES)[name]
     config = getattr(transformers, f"{family}Config")(**{**SIZES, **own, **changes})
     network_class = getattr(transformers, f"{family}ForCausalLM")
-    return save(network_class, config, folder, seed=sorted(DECODERS).index(name))
+    return save(network_class, config, folder, seed=[*sorted(DECODERS), *MIXTURES].index(name))

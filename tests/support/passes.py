@@ -50,10 +50,12 @@ def save_gpt2(folder: Path, *, is_tied: bool = True) -> Path:
 
 
 def save_family(folder: Path, name: str) -> Path:
-    """A model of one of `FAMILY_NAMES`."""
+    """A model of one of `FAMILY_NAMES`, or ``llama of one block``."""
     if name.startswith("gpt2"):
         return save_gpt2(folder, is_tied=name == "gpt2")
     sizes = {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4}
+    if name == "llama of one block":
+        return save_decoder(folder, "llama", **(sizes | {"num_hidden_layers": 1}))
     biased = {"mlp_bias": True} if name == "llama" else {}
     return save_decoder(folder, name, **sizes, **biased)
 

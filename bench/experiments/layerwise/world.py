@@ -15,6 +15,7 @@ from partwise.cluster.presets import preset
 from partwise.cluster.resize import resize
 from partwise.distributor.balanced import cut_evenly
 from partwise.distributor.build import build_plan, name_parts
+from partwise.distributor.member_shares import find_granules
 from partwise.distributor.plan import Plan, Stage
 from partwise.distributor.problem import Problem
 from partwise.distributor.shares import share_out, split_equally
@@ -197,11 +198,12 @@ def plan_grid(problem: Problem, num_stages: int, num_members: int) -> Plan:
     servers = problem.servers[:num_servers]
     parts = list(name_parts(servers).values())
     bounds = cut_evenly([layer.read_elements_per_token for layer in model.layers], num_stages)
-    equal = split_equally(num_members, {})
+    granules = find_granules(model, problem.workload.precision, {})
+    equal = split_equally(num_members, granules)
     stages = []
     for i, layers in enumerate(itertools.pairwise(bounds)):
         group = parts[i * num_members : (i + 1) * num_members]
-        members = share_out(model, layers, group, equal, {})
+        members = share_out(model, layers, group, equal, granules)
         stages.append(Stage(start=layers[0], stop=layers[1], members=members))
     return build_plan(problem, "grid", tuple(stages), servers)
 

@@ -30,6 +30,7 @@ from partwise.compress.sparse_layer import (
     remove_neurons,
     restore_shape,
 )
+from partwise.errors import CompressionError
 from partwise.model import Layer, LayerKind, Model, Parameter
 from partwise.store import Manifest, Store, VersionWriter, new_version
 
@@ -70,7 +71,7 @@ def compress(
         StoreError: the version cannot be written.
     """
     assert activations is not None or not recipe.needs_calibration
-    check_blocks(model, recipe)
+    check_recipe(model, recipe)
     with new_version(path, source) as writer:
         work = _Work(model, source, recipe, activations, writer)
         for index in range(len(model.layers)):
@@ -81,12 +82,19 @@ def compress(
     return Made(manifest=manifest, ways=work.ways)
 
 
-def check_blocks(model: Model, recipe: Recipe) -> None:
-    """Refuse a block that does not divide, before anything is computed.
+def check_recipe(model: Model, recipe: Recipe) -> None:
+    """Refuse what does not suit the model, before anything is computed.
 
     Raises:
-        CompressionError: names the first matrix, and the blocks that would do.
+        CompressionError: a block does not divide; names the first matrix, and the blocks that
+            would do. Or a block has no MLP whose units could be removed.
     """
+    for layer in model.layers:
+        if recipe.mlp_sparsity and layer.kind is LayerKind.BLOCK and not down_projection(layer):
+            raise CompressionError(
+                f"{layer.name} has no MLP to remove units of, but experts: leave the sparsity out,"
+                " or make it 2:4"
+            )
     if recipe.bits is None:
         return
     for layer in model.layers:

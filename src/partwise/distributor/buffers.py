@@ -24,7 +24,7 @@ from partwise.distributor.operators import (
 )
 from partwise.distributor.plan import Plan
 from partwise.model.description import Layer, LayerKind, Model
-from partwise.model.families.family import KV_GROUP, MLP_UNIT
+from partwise.model.families.family import EXPERT, KV_GROUP, MLP_UNIT
 
 MAX_BLOCKS = 3
 """Blocks that are worked out: more of the same hold no more at a time."""
@@ -105,11 +105,13 @@ def read_block(layer: Layer, load: Load, hidden: int, passed: tuple[int, int]) -
 
 
 def _is_gated(layer: Layer, hidden: int) -> bool:
-    """Whether the MLP has three matrices, whatever they are called and however they are packed."""
-    units = next(kind.count for kind in layer.neuron_kinds if kind.name == MLP_UNIT)
+    """Whether the MLP, or each expert, has three matrices, whatever they are called and however
+    they are packed."""
+    kind = next(kind for kind in layer.neuron_kinds if kind.name in (MLP_UNIT, EXPERT))
     matrices = (p for p in layer.parameters if len(p.shape) == 2)
-    elements = sum(p.num_elements for p in matrices if any(a.kind == MLP_UNIT for a in p.neurons))
-    return elements == 3 * hidden * units
+    own = [p for p in matrices if any(a.kind == kind.name for a in p.neurons)]
+    units = kind.count * own[0].neurons[0].width
+    return sum(p.num_elements for p in own) == 3 * hidden * units
 
 
 def _list_ends(held: Sequence[tuple[Layer, Load]], rows: int, hidden: int) -> list[Operation]:

@@ -13,13 +13,13 @@ from partwise.distributor.remedies import plan_or_say
 from partwise.distributor.shares import Ranges, share_out, split_equally
 from partwise.errors import Infeasible, PlanError
 from partwise.model.description import Layer, Model, NeuronKind
-from partwise.model.families.family import KV_GROUP, MLP_UNIT
+from partwise.model.families.family import EXPERT, KV_GROUP, MLP_UNIT
 
 NAME = "type"
 HELP = "by kind: attention, mlp, embedding, head, ... to the servers that each is given"
 
-WORDS = {"attention": KV_GROUP, "mlp": MLP_UNIT}
-"""Other words for neuron kinds."""
+WORDS = {"attention": (KV_GROUP,), "mlp": (MLP_UNIT, EXPERT)}
+"""Other words for neuron kinds; of several those that the model has."""
 
 Types = Mapping[str, tuple[str, ...]]
 """Servers by neuron kind or layer kind."""
@@ -70,17 +70,18 @@ def read_types(model: Model, given: Any, servers: Sequence[str]) -> Types:
         raise PlanError(f"types are {given!r}: give servers by kind, of {', '.join(sorted(known))}")
     types: dict[str, tuple[str, ...]] = {}
     for word, value in given.items():
-        kind, names = WORDS.get(word, word), _read_names(word, value)
-        if kind not in known:
+        kinds = [kind for kind in WORDS.get(word, (word,)) if kind in known]
+        names = _read_names(word, value)
+        if not kinds:
             raise PlanError(f"{model.name} has no kind {word!r}: it has {', '.join(sorted(known))}")
-        if kind in types or not names or len(set(names)) < len(names):
+        if any(kind in types for kind in kinds) or not names or len(set(names)) < len(names):
             raise PlanError(f"the servers of {word!r} are {value!r}: name each once, at least 1")
         for name in names:
             if name not in servers:
                 raise PlanError(
                     f"{word!r} goes to the unknown server {name!r}: known are {', '.join(servers)}"
                 )
-        types[kind] = names
+        types |= dict.fromkeys(kinds, names)
     return types
 
 

@@ -6,8 +6,8 @@ where the host's file gives it; the overhead is of the call, its layers and thei
 
 Who shares a host: of its servers that the plan uses as many in proportion as there are
 microbatches for the stages, but at least the members of one stage, which compute at once.
-Cores and bandwidth are shared by those, the cache by all (`speed.py`). Not modelled: that
-threads wait for each other where those at once are more than the cores.
+Cores and bandwidth are shared by those, the cache by all; where there are more servers than cores
+they wait for each other (`speed.py`).
 
 Training fills and drains a pipeline of ``streams`` microbatches each step, by 1F1B: a stage goes
 back with a microbatch as soon as it can, and keeps what the others in flight have saved

@@ -5,7 +5,7 @@ and what training keeps. Of the process itself (interpreter, libraries) it count
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partwise.distributor.holding import KV_ELEMENT_BYTES, count_all_neurons, count_held
 from partwise.distributor.load import Load, measure_layer, measure_share
@@ -91,6 +91,10 @@ def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Work
 def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> Footprint:
     """What the part called ``part`` takes under a verified plan, reduced as it says.
 
+    Where ONNX Runtime computes it, the embedding's table takes nothing: it is a mapped file, of
+    which the system may drop what is not looked up. The strategies' searches, which choose no
+    runner, count it.
+
     In training its stage keeps the saved activations of several microbatches at once, as many as
     the schedule 1F1B has in flight there (`Workload.count_in_flight`).
 
@@ -108,9 +112,13 @@ def part_footprint(plan: Plan, model: Model, part: str, workload: Workload) -> F
         # Equal layers have one load, the same object: what follows from it is worked out once.
         if id(load) not in prints:
             prints[id(load)] = measure_footprint(model.layers[i], load, model.hidden_size, own)
-    twice = count_tied_elements(model, stage.start, stage.stop, member, is_owned)
+    found = [prints[id(load)] for load in loads]
+    start = stage.start
+    if plan.part(part).runner == "onnx" and model.layers[start].kind is LayerKind.EMBEDDING:
+        start, found[0] = start + 1, replace(found[0], weight_bytes=0)
+    twice = count_tied_elements(model, start, stage.stop, member, is_owned)
     num_in_flight = own.count_in_flight(plan.stages.index(stage), len(plan.stages))
-    return sum_footprints([prints[id(load)] for load in loads], twice, own, num_in_flight)
+    return sum_footprints(found, twice, own, num_in_flight)
 
 
 def sum_footprints(

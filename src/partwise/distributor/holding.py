@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from partwise.distributor.plan import Member, Plan
 from partwise.distributor.shares import exact
+from partwise.distributor.token_use import measure_use
 from partwise.distributor.workload import ELEMENT_BYTES
 from partwise.model.description import Layer, Model, Parameter
 from partwise.model.families.family import KV_GROUP, MLP_UNIT
@@ -21,7 +22,7 @@ class Holding:
 
     ``kv_bytes_per_token`` is for one token of one sequence. ``read_bytes_per_token`` are the
     weight bytes that one decoded token reads (of a layer that is split: in proportion to
-    what is held of it).
+    what is held of it; of experts: the share that a token chooses, on average).
     """
 
     weight_bytes: int
@@ -51,7 +52,7 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
             for p in layer.parameters
         }
         held |= sizes
-        read_elements += layer.read_elements_per_token * sum(sizes.values()) // layer.num_elements
+        read_elements += measure_use(layer, sum(sizes.values()), counts).read_elements
         kv_elements += _held_kv(layer, counts)
     return Holding(
         weight_bytes=int(sum(held.values()) * element_bytes),
@@ -76,16 +77,16 @@ def count_all_neurons(member: Member, layer: int) -> dict[str, int]:
 def count_held(parameter: Parameter, counts: Mapping[str, int], mlp_sparsity: float = 0.0) -> int:
     """Elements that a part with ``counts`` neurons (of kinds not named: all) holds of it.
 
-    All neurons of a parameter are of one kind and along one axis.
+    Which ones they are is not asked: they are taken to be the first. Of neurons that lie in
+    several parameters, as experts do, that is right for a layer's parameters together.
     """
     if not parameter.neurons:
         return parameter.num_elements
-    first = parameter.neurons[0]
-    num_rows, width = parameter.shape[first.axis], sum(axis.width for axis in parameter.neurons)
-    count = counts.get(first.kind, num_rows // width)
-    if first.kind == MLP_UNIT:
+    kind, (start, stop) = parameter.neurons[0].kind, parameter.neuron_span
+    count = min(max(counts.get(kind, stop) - start, 0), stop - start)
+    if kind == MLP_UNIT:
         count = keep_units(count, mlp_sparsity)
-    return parameter.num_elements // num_rows * width * count
+    return parameter.neuron_elements * count
 
 
 def keep_units(num_units: int, mlp_sparsity: float) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from partwise.distributor.holding import KV_ELEMENT_BYTES, count_held, keep_units
+from partwise.distributor.token_use import measure_use
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer, LayerKind
-from partwise.model.families.family import KV_GROUP, MLP_UNIT
+from partwise.model.families.family import EXPERT, KV_GROUP, MLP_UNIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +20,15 @@ class Load:
     """Counts for one layer.
 
     ``pass_read_elements`` are read once a pass, ``row_read_elements`` for every row of it (a
-    table that is looked up). ``query_width`` and ``mlp_width`` are elements a row.
+    table that is looked up), of ``choice_elements`` what a row chooses, which is ``choice_share``.
+    ``query_width`` and ``mlp_width`` are elements a row.
     """
 
     weight_elements: int
     pass_read_elements: int
     row_read_elements: int
+    choice_elements: int
+    choice_share: float
     macs_per_row: int
     kv_elements: int
     query_width: int
@@ -32,13 +36,18 @@ class Load:
 
     def read_bytes(self, workload: Workload, rows: int) -> float:
         """Bytes that one pass of ``rows`` decoding rows reads: weights, and each row's past,
-        which is half of the context on average."""
+        which is half of the context on average. Rows choose independently of each other: experts
+        that several of them choose are read once."""
         elements = self.pass_read_elements + rows * self.row_read_elements
+        if self.choice_elements:
+            elements += round(self.choice_elements * (1 - (1 - self.choice_share) ** rows))
         return elements * workload.element_bytes + rows * self._past_bytes(workload)
 
     def working_set_bytes(self, workload: Workload) -> float:
-        """Bytes that are read again and again while all streams decode."""
+        """Bytes that are read again and again while all streams decode: of experts all, for
+        tokens choose ever others."""
         elements = self.pass_read_elements + workload.streams * self.row_read_elements
+        elements += self.choice_elements
         past_bytes = workload.streams * self._past_bytes(workload)
         return elements * workload.element_bytes + past_bytes
 
@@ -55,9 +64,8 @@ class Load:
 
 def measure_layer(layer: Layer, mlp_sparsity: float = 0.0) -> Load:
     """What ``layer`` asks of the part that holds all that is left of it."""
-    num_elements = layer.num_elements
     if not mlp_sparsity:
-        return _build(layer, num_elements, num_elements, {})
+        return _build(layer, layer.num_elements, {})
     num_held = sum(count_held(p, {}, mlp_sparsity) for p in layer.parameters)
     return measure_share(layer, num_held, {}, mlp_sparsity)
 
@@ -74,25 +82,39 @@ def measure_share(
             if kind.name == MLP_UNIT
         }
         counts = {**counts, **left}
-    return _build(layer, num_held, layer.num_elements, counts)
+    return _build(layer, num_held, counts)
 
 
-def _build(layer: Layer, num_held: int, num_elements: int, counts: Mapping[str, int]) -> Load:
+def _build(layer: Layer, num_held: int, counts: Mapping[str, int]) -> Load:
     """Reads and arithmetic in proportion to the elements held, widths to the neurons."""
-    totals = {kind.name: kind.count for kind in layer.neuron_kinds}
-    groups, units = totals.get(KV_GROUP, 0), totals.get(MLP_UNIT, 0)
+    groups = next((kind.count for kind in layer.neuron_kinds if kind.name == KV_GROUP), 0)
     held_groups, num_groups = counts.get(KV_GROUP, groups), max(groups, 1)
     # A KV group's widest slice is that of its queries.
     widths = [a.width for p in layer.parameters for a in p.neurons if a.kind == KV_GROUP]
-    num_elements = max(num_elements, 1)
-    reads = layer.read_elements_per_token * num_held // num_elements
+    use = measure_use(layer, num_held, counts)
+    reads = use.every_read_elements
     is_table = layer.kind is LayerKind.EMBEDDING
     return Load(
         weight_elements=num_held,
         pass_read_elements=0 if is_table else reads,
         row_read_elements=reads if is_table else 0,
-        macs_per_row=layer.macs_per_token * num_held // num_elements,
+        choice_elements=use.choice_elements,
+        choice_share=float(use.share),
+        macs_per_row=use.macs,
         kv_elements=layer.kv_elements_per_token * held_groups // num_groups,
         query_width=held_groups * max(widths, default=0),
-        mlp_width=counts.get(MLP_UNIT, units),
+        mlp_width=_find_mlp_width(layer, counts),
     )
+
+
+def _find_mlp_width(layer: Layer, counts: Mapping[str, int]) -> int:
+    """Units of the MLP that compute a row: those owned, or all of the experts that it chooses, as
+    far as they are owned."""
+    for kind in layer.neuron_kinds:
+        owned = counts.get(kind.name, kind.count)
+        if kind.name == MLP_UNIT:
+            return owned
+        if kind.name == EXPERT:
+            widths = (a.width for p in layer.parameters for a in p.neurons if a.kind == EXPERT)
+            return min(owned, kind.num_chosen or owned) * max(widths)
+    return 0

@@ -15,7 +15,7 @@ from partwise.distributor.plan import Member
 from partwise.distributor.runners import ONNX_BLOCK, ROUNDED
 from partwise.distributor.shares import Ranges, lay_out, round_shares, share_out
 from partwise.errors import PlanError
-from partwise.model.description import Layer, Model, NeuronKind
+from partwise.model.description import Layer, Model, NeuronAxis, NeuronKind, Parameter
 from partwise.model.families.family import KV_GROUP
 
 Owned = tuple[tuple[str, int], ...]
@@ -33,10 +33,17 @@ def find_granules(model: Model, precision: str, asked: Any) -> dict[str, int]:
     """
     granules = _read_granules(model, asked) if asked else {}
     if precision in ROUNDED:
-        for axis in (axis for p in model.parameters for axis in p.neurons):
+        for axis in (a for p in model.parameters for a in p.neurons if _is_cut_in_blocks(p, a)):
             block = ONNX_BLOCK // math.gcd(ONNX_BLOCK, axis.width)
             granules[axis.kind] = math.lcm(granules.get(axis.kind, 1), block)
     return granules
+
+
+def _is_cut_in_blocks(parameter: Parameter, axis: NeuronAxis) -> bool:
+    """Whether a cut between two of its neurons may fall into a block: they are inputs of a matrix,
+    and it holds more than one."""
+    start, stop = parameter.neuron_span
+    return stop - start > 1 and len(parameter.shape) == 2 and axis.axis == 1
 
 
 def _read_granules(model: Model, asked: Any) -> dict[str, int]:

@@ -6,6 +6,7 @@ The rule is one function, so that who makes a plan and who verifies it cannot di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from partwise.distributor.plan import Placement, Stage
 from partwise.model.description import Model, Parameter
@@ -24,9 +25,9 @@ def place_parameters(model: Model, stages: Sequence[Stage]) -> tuple[Placement, 
     placements = []
     for stage in stages:
         parts = _parts(stage)
-        for i in range(stage.start, stage.stop):
-            split = split_kinds(stage, i)
-            for parameter in model.layers[i].parameters:
+        for start, stop in list_runs(stage):
+            split = split_kinds(stage, start)
+            for parameter in (p for layer in model.layers[start:stop] for p in layer.parameters):
                 others = users.get(parameter.name, [])
                 if parameter.alias_of is None and len(parts) == 1 and not others:
                     # So it is with nearly all parameters of large models.
@@ -49,6 +50,13 @@ def _find_users(model: Model, stages: Sequence[Stage]) -> dict[str, list[Stage]]
     return users
 
 
+def list_runs(stage: Stage) -> list[tuple[int, int]]:
+    """Its layers in runs, start and stop, in which the same shares say what members own."""
+    spans = {share.layers for member in stage.members for share in member.neurons if share.layers}
+    bounds = {stage.start, stage.stop}.union(*spans)
+    return list(pairwise(sorted(bound for bound in bounds if stage.start <= bound <= stage.stop)))
+
+
 def split_kinds(stage: Stage, layer: int) -> frozenset[str]:
     """The kinds of neurons that the members of a stage share among them in layer ``layer``."""
     return frozenset(
@@ -62,8 +70,11 @@ def _place(
     """The placement of a parameter of a stage of the parts ``own``, used in ``others`` too."""
     if parameter.alias_of is not None:
         return Placement(parameter=parameter.name, rule="alias", parts=own, of=parameter.alias_of)
-    parts = own + tuple(part for other in others for part in _parts(other))
-    is_split = any(axis.kind in split for axis in parameter.neurons)
+    parts = own
+    for other in others:
+        parts += _parts(other)
+    # All neurons of a parameter are of one kind.
+    is_split = bool(parameter.neurons) and parameter.neurons[0].kind in split
     if len(parts) == 1 or (is_split and not others):
         return Placement(parameter=parameter.name, rule="owned", parts=parts)
     return Placement(

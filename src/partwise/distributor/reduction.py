@@ -21,6 +21,7 @@ from partwise.distributor.shortfall import describe_shortfall
 from partwise.distributor.splitting import count_held, is_held
 from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.errors import Infeasible
+from partwise.model.families.family import MLP_UNIT
 
 Find = Callable[[Problem], Plan | None]
 """A strategy for layers as they are; None where no plan of it fits."""
@@ -62,7 +63,8 @@ def list_reductions(problem: Problem) -> Iterator[Workload]:
         if precision in problem.allow and is_lower and all(precision in h.rates for h in hosts):
             lowest = replace(lowest, precision=precision)
             yield lowest
-    if "sparse" in problem.allow:
+    kinds = {kind.name for layer in problem.model.layers for kind in layer.neuron_kinds}
+    if "sparse" in problem.allow and MLP_UNIT in kinds:
         for sparsity in SPARSITIES:
             if sparsity > lowest.mlp_sparsity:
                 yield replace(lowest, mlp_sparsity=sparsity)

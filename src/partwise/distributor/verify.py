@@ -158,10 +158,13 @@ def _check_links(plan: Plan) -> None:
 
 def _check_placements(plan: Plan, model: Model) -> None:
     """Every parameter is placed once, and as the stages demand."""
+    demanded = place_parameters(model, plan.stages)
+    if plan.placements == demanded:
+        return
     for name in _repeated(placement.parameter for placement in plan.placements):
         raise PlanError(f"parameter {name!r} is placed twice: {_AGAIN}")
     found = {placement.parameter: placement for placement in plan.placements}
-    for expected in place_parameters(model, plan.stages):
+    for expected in demanded:
         placement = found.pop(expected.parameter, None)
         if placement is None:
             raise PlanError(

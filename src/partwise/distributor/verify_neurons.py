@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from partwise.distributor.claims import check_claims, find_nearest
+from partwise.distributor.placement import list_runs
 from partwise.distributor.plan import NeuronShare, Stage
 from partwise.errors import PlanError
 from partwise.model.description import Model, NeuronKind, Parameter
@@ -31,11 +32,13 @@ def verify_neurons(stage: Stage, model: Model, granules: Granules) -> None:
             f"part {whole[0]!r} owns all neurons {where}, so the {len(stage.members) - 1} other"
             " members own them twice: give each member its neurons"
         )
+    if whole:
+        return
     _check_layers(stage, model)
     proved: set[tuple[str, int, frozenset[tuple[str, tuple[int, int] | None]]]] = set()
-    for layer in range(stage.start, stage.stop):
-        about = _find_shares(stage, layer)
-        for kind in model.layers[layer].neuron_kinds:
+    for start, stop in list_runs(stage):
+        about = _find_shares(stage, start)
+        for kind, layer in _find_first(model, start, stop).items():
             claims = about.get(kind.name, [])
             key = (kind.name, kind.count, frozenset((part, share.layers) for part, share in claims))
             if claims and key not in proved:
@@ -70,6 +73,15 @@ def _check_layers(stage: Stage, model: Model) -> None:
                 f"neurons {share.kind} are shared in layers {start}:{stop}, out of range: the"
                 f" stage holds layers {stage.start}:{stage.stop}; correct them"
             )
+
+
+def _find_first(model: Model, start: int, stop: int) -> dict[NeuronKind, int]:
+    """The kinds of some layers, and for each the first layer that has it."""
+    first: dict[NeuronKind, int] = {}
+    for layer in range(start, stop):
+        for kind in model.layers[layer].neuron_kinds:
+            first.setdefault(kind, layer)
+    return first
 
 
 def _find_shares(stage: Stage, layer: int) -> dict[str, list[tuple[str, NeuronShare]]]:

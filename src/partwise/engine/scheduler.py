@@ -2,7 +2,9 @@
 
 A pipeline of P stages is busy only with P microbatches in flight, so the running sequences
 are spread over that many: each decode microbatch takes its share of them, first come first
-served, and shares even out by themselves as microbatches return. Prompts go in chunks that
+served, and shares even out by themselves as microbatches return. No more microbatches are used
+than those shares fill: four sequences over three stages go as 2 + 2, for 2 + 1 + 1 takes as long
+and reads every weight once more (`Scheduler._split`). Prompts go in chunks that
 fill a microbatch up to a number of tokens; chunks of one prompt follow each other through
 the stages without waiting.
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from partwise.distributor.pipeline import split_streams
 from partwise.engine.sequence import FinishReason, Request, Sequence
 from partwise.errors import FrameError, UsageError
 from partwise.remote.frame import Row, RowFlag
@@ -152,18 +155,36 @@ class Scheduler:
     def _take_decode(self, after: int | None, rows: list[Row], tokens: list[int]) -> None:
         """Its share of the decoding sequences, so that each slot in flight gets as many: those of
         the microbatch before it first, which is all they may be computed after."""
-        limits = self.limits
-        num_decoding = sum(not s.is_prefilling for s in self._running.values())
-        share = -(-num_decoding // limits.max_in_flight)
-        most = 1 if limits.is_deterministic else limits.max_rows
-        if after is not None and share <= most:  # else they take turns
-            for row in self.in_flight[after].rows:
-                if row.flags & RowFlag.PICK and len(rows) < share:
-                    self._put_following(self._running[row.sequence], rows, tokens)
-        while self._ready and len(rows) < min(share, most):
+        share, num_slots = self._split()
+        num_taken = sum(map(self._has_decoding, self._slots))
+        if after is None:
+            if num_taken >= num_slots:
+                return
+        elif num_slots <= self.limits.max_in_flight:  # else they take turns
+            following = [r.sequence for r in self.in_flight[after].rows if r.flags & RowFlag.PICK]
+            if len(following) < share and num_taken > num_slots:
+                return  # they go on in the others' slots
+            for number in following[:share]:
+                self._put_following(self._running[number], rows, tokens)
+        while self._ready and len(rows) < share:
             sequence = self._ready.popleft()
             if not sequence.is_finished:
                 self._put(sequence, 1, rows, tokens)
+
+    def _split(self) -> tuple[int, int]:
+        """The rows of a decode microbatch, and how many such hold all decoding sequences."""
+        limits = self.limits
+        num_decoding = sum(not s.is_prefilling for s in self._running.values())
+        if not num_decoding:
+            return 1, 0
+        share, _ = split_streams(num_decoding, limits.max_in_flight)
+        share = min(share, 1 if limits.is_deterministic else limits.max_rows)
+        return share, -(-num_decoding // share)
+
+    def _has_decoding(self, slot: int) -> bool:
+        """Whether the last microbatch of a slot picks tokens."""
+        last = self.in_flight[slot if (ahead := self._slots[slot]) is None else ahead]
+        return any(row.flags & RowFlag.PICK for row in last.rows)
 
     def _put_following(self, sequence: Sequence, rows: list[Row], tokens: list[int]) -> None:
         """The next token of ``sequence``, if there will be one."""

@@ -32,13 +32,16 @@ class LayerKind(StrEnum):
 class NeuronAxis:
     """Where the neurons of one kind lie in one parameter.
 
-    Neuron i owns elements ``offset + i * width : offset + (i + 1) * width`` along ``axis``.
+    Neuron i owns elements ``offset + (i - first) * width : offset + (i - first + 1) * width``
+    along ``axis``. ``first`` is the first neuron that the parameter holds elements of: not 0
+    where the neurons of a kind lie in several parameters, as experts do, each in its own.
     """
 
     kind: str
     axis: int
     width: int
     offset: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +70,33 @@ class Parameter:
         """The name under which the store holds its bytes."""
         return self.stored_as or self.alias_of or self.name
 
+    @property
+    def neuron_span(self) -> tuple[int, int]:
+        """The neurons ``start:stop`` that it holds elements of, all of one kind and along one axis;
+        none where it has no neurons."""
+        if not self.neurons:
+            return 0, 0
+        first = self.neurons[0]
+        count = self.shape[first.axis] // sum(axis.width for axis in self.neurons)
+        return first.first, first.first + count
+
+    @property
+    def neuron_elements(self) -> int:
+        """The elements of one of its neurons; 0 where it has none."""
+        start, stop = self.neuron_span
+        return self.num_elements // (stop - start) if stop > start else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeuronKind:
-    """The smallest units that can be owned inside a layer, all of one kind."""
+    """The smallest units that can be owned inside a layer, all of one kind and size.
+
+    ``num_chosen`` of them compute a token, those that a router chooses for it; None: all do.
+    """
 
     name: str
     count: int
+    num_chosen: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +105,8 @@ class Layer:
 
     ``macs_per_token`` counts multiply-accumulates with its weights (attention over the past
     not included). ``read_elements_per_token`` are the weight elements that one decoded token
-    reads: all of them, but one row of a table that is only looked up.
+    reads: all of them, but one row of a table that is only looked up, and of neurons that a
+    router chooses from those chosen.
     """
 
     name: str
@@ -96,6 +120,11 @@ class Layer:
     @property
     def num_elements(self) -> int:
         return sum(p.num_elements for p in self.parameters)
+
+    @property
+    def chosen_kind(self) -> NeuronKind | None:
+        """The neurons of which a router chooses some for each token."""
+        return next((kind for kind in self.neuron_kinds if kind.num_chosen is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,12 +41,15 @@ class Owned:
         if not kinds & self.by_kind.keys():
             return [tuple(slice(0, size) for size in parameter.shape)]
         boxes = []
+        low, high = parameter.neuron_span
         for axis in parameter.neurons:
-            for start, stop in self.by_kind[axis.kind]:
-                box = [slice(0, size) for size in parameter.shape]
-                first = axis.offset + start * axis.width
-                box[axis.axis] = slice(first, first + (stop - start) * axis.width)
-                boxes.append(tuple(box))
+            for owned_start, owned_stop in self.by_kind[axis.kind]:
+                start, stop = max(owned_start, low), min(owned_stop, high)
+                if start < stop:
+                    box = [slice(0, size) for size in parameter.shape]
+                    first = axis.offset + (start - low) * axis.width
+                    box[axis.axis] = slice(first, first + (stop - start) * axis.width)
+                    boxes.append(tuple(box))
         return boxes
 
 
@@ -63,6 +66,11 @@ def find_owned_neurons(plan: Plan, part: str, layer: int) -> Owned:
         if share.is_about(layer):
             owned[share.kind] = tuple(sorted((*owned[share.kind], *share.ranges)))
     return Owned(by_kind=owned)
+
+
+def list_ids(ranges: Ranges) -> NDArray[np.int64]:
+    """The neurons in ``ranges``, one after the other."""
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(*pair) for pair in ranges)])
 
 
 def read_owned(store: Store, parameter: Parameter, owned: Owned) -> Floats:

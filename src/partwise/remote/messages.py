@@ -75,6 +75,48 @@ class SetClock(Message, frozen=True, kw_only=True):
     ahead_of_coordinator_ns: int
 
 
+class PlanChange(Message, frozen=True, kw_only=True):
+    """Coordinator to server: get ready to run this plan, given as its JSON, beside the one in
+    force."""
+
+    plan: bytes
+    plan_version: int
+
+
+class PlanReady(Message, frozen=True, kw_only=True):
+    """Server to coordinator: it could run that plan now."""
+
+    plan_version: int
+
+
+class SwitchPlan(Message, frozen=True, kw_only=True):
+    """Coordinator to server: frames of this step and later ones are of that plan, which is ready
+    everywhere."""
+
+    plan_version: int
+    at_step: int
+
+
+class PlanSwitched(Message, frozen=True, kw_only=True):
+    """Server to coordinator: it knows."""
+
+    plan_version: int
+
+
+class PlanRefused(Message, frozen=True, kw_only=True):
+    """Server to coordinator: it cannot run that plan, or not from that step on. What is in force
+    stays so."""
+
+    plan_version: int
+    text: str
+
+
+class DropPlan(Message, frozen=True, kw_only=True):
+    """Coordinator to server: that plan is not needed any more."""
+
+    plan_version: int
+
+
 class Release(Message, frozen=True, kw_only=True):
     """Coordinator to server: forget these sequences, of which no step after ``step`` has a row."""
 
@@ -158,6 +200,12 @@ AnyMessage = (
     | Connect
     | Connected
     | SetClock
+    | PlanChange
+    | PlanReady
+    | SwitchPlan
+    | PlanSwitched
+    | PlanRefused
+    | DropPlan
     | Release
     | Ping
     | Pong

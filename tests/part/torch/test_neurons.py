@@ -106,7 +106,7 @@ def test_neurons_between_layers_say_the_same(family: str, saved: Saved) -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_tiling_says_what_the_unsplit_model_says(data: st.DataObject, saved: Saved) -> None:
-    path = saved("llama")
+    path = saved("llama of one block")
     model = open_model(path)
     num_members = data.draw(st.integers(2, 4))
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))

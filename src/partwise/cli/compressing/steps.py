@@ -9,7 +9,7 @@ from pathlib import Path
 
 from partwise.cli.progress import Progress
 from partwise.compress.accuracy import Accuracy, Outputs, compare
-from partwise.compress.compressor import Made, check_blocks, compress
+from partwise.compress.compressor import Made, check_recipe, compress
 from partwise.compress.recipe import Recipe
 from partwise.compress.text import Texts
 from partwise.model import Model
@@ -62,7 +62,7 @@ class Steps:
             StoreError: a version cannot be written; those before it are there.
         """
         for recipe in recipes:
-            check_blocks(self.model, recipe)
+            check_recipe(self.model, recipe)
         for recipe in recipes:
             yield self._take(recipe)
 

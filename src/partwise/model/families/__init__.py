@@ -12,13 +12,17 @@ from partwise.model.families.family import Family
 from partwise.model.families.gpt2 import Gpt2
 from partwise.model.families.llama import Llama
 from partwise.model.families.mistral import Mistral
+from partwise.model.families.mixtral import Mixtral
 from partwise.model.families.phi3 import Phi3
 from partwise.model.families.qwen2 import Qwen2
 from partwise.model.families.qwen3 import Qwen3
+from partwise.model.families.qwen3_moe import Qwen3Moe
 
 __all__ = ["FAMILIES", "Family", "find_family"]
 
-FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), Phi3(), Gpt2())
+FAMILIES: tuple[Family, ...] = (
+    Llama(), Mistral(), Mixtral(), Qwen2(), Qwen3(), Qwen3Moe(), Phi3(), Gpt2(),
+)  # fmt: skip
 
 
 def find_family(config: Mapping[str, object]) -> Family:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from partwise.model.description import Layer, LayerKind, NeuronAxis, NeuronKind, Parameter
@@ -62,10 +64,21 @@ def describe_block(
         kind=LayerKind.BLOCK,
         parameters=parameters,
         neuron_kinds=kinds,
-        macs_per_token=sum(p.num_elements for p in parameters if len(p.shape) == 2),
-        read_elements_per_token=sum(p.num_elements for p in parameters),
+        macs_per_token=_count_used([p for p in parameters if len(p.shape) == 2], kinds),
+        read_elements_per_token=_count_used(parameters, kinds),
         kv_elements_per_token=kv_elements,
     )
+
+
+def _count_used(parameters: Sequence[Parameter], kinds: tuple[NeuronKind, ...]) -> int:
+    """Their elements that compute one token: of neurons to choose from those chosen."""
+    elements: Counter[str] = Counter()
+    for parameter in parameters:
+        elements[parameter.neurons[0].kind if parameter.neurons else ""] += parameter.num_elements
+    chosen = {kind.name: kind for kind in kinds if kind.num_chosen is not None}
+    for name, kind in chosen.items():
+        elements[name] = elements[name] // kind.count * (kind.num_chosen or 0)
+    return elements.total()
 
 
 def describe_norm(name: str, parameters: tuple[Parameter, ...]) -> Layer:

@@ -21,6 +21,8 @@ KV_GROUP = "kv_group"
 """The query heads that share one key-value head, with it."""
 MLP_UNIT = "mlp_unit"
 """An intermediate unit of the (gated) MLP."""
+EXPERT = "expert"
+"""One of the MLPs of a mixture, of which a router chooses a few for each token."""
 VOCABULARY_ROW = "vocabulary_row"
 """A row of the embedding or of the head."""
 

@@ -127,16 +127,11 @@ class Llama:
             tensors.take(f"{name}.{norm}.weight", (sizes.hidden,))
             for norm in ("input_layernorm", "post_attention_layernorm")
         ]
-        parameters = (
-            *self.attention(tensors, config, sizes, f"{name}.self_attn"),
-            *self.mlp(tensors, config, sizes, f"{name}.mlp"),
-            *norms,
-        )
-        kinds = (
-            NeuronKind(name=KV_GROUP, count=sizes.num_kv_heads),
-            NeuronKind(name=MLP_UNIT, count=sizes.intermediate),
-        )
-        return describe_block(name, parameters, kinds, 2 * sizes.num_kv_heads * sizes.head_dim)
+        attention = self.attention(tensors, config, sizes, f"{name}.self_attn")
+        mlp, units = self.second_half(tensors, config, sizes, index)
+        groups = NeuronKind(name=KV_GROUP, count=sizes.num_kv_heads)
+        kv_elements = 2 * sizes.num_kv_heads * sizes.head_dim
+        return describe_block(name, (*attention, *mlp, *norms), (groups, units), kv_elements)
 
     def attention(
         self, tensors: StoredTensors, config: Config, sizes: Sizes, name: str
@@ -144,6 +139,14 @@ class Llama:
         """The parameters of attention."""
         has_bias = config.flag("attention_bias", False)
         return describe_attention(tensors, sizes, name, biases=(has_bias, has_bias))
+
+    def second_half(
+        self, tensors: StoredTensors, config: Config, sizes: Sizes, index: int
+    ) -> tuple[list[Parameter], NeuronKind]:
+        """The parameters that follow attention in block ``index``, and the kind of their neurons:
+        an MLP and its units."""
+        parameters = self.mlp(tensors, config, sizes, f"model.layers.{index}.mlp")
+        return parameters, NeuronKind(name=MLP_UNIT, count=sizes.intermediate)
 
     def mlp(
         self, tensors: StoredTensors, config: Config, sizes: Sizes, name: str

@@ -49,19 +49,23 @@ class StoredTensors:
     def take(
         self, name: str, shape: tuple[int, ...], *neurons: NeuronAxis, stored: str | None = None
     ) -> Parameter:
-        """The parameter ``name`` of ``shape``, whose bytes are ``stored``'s (default: its own).
+        """The parameter ``name`` of ``shape``, which the files call ``stored`` (default: the same).
+        A compressed version of them has it as ``name``.
 
         Raises:
             DamagedModel: the tensor is missing or has another shape.
             ModelError: its dtype holds no weights.
         """
         if self._assumed is not None:
-            return Parameter(name=name, shape=shape, dtype=self._assumed.dtype, neurons=neurons)
-        entry = self._find(stored or name)
+            return Parameter(
+                name=name, shape=shape, dtype=self._assumed.dtype, neurons=neurons, stored_as=stored
+            )
+        entry = self._find(stored or name) or self._find(name)
         if entry is None:
             raise DamagedModel(
-                f"tensor {name!r} is missing: config.json expects it with shape {list(shape)},"
-                f" the files hold {len(self._entries)} other tensors; download the model again"
+                f"tensor {stored or name!r} is missing: config.json expects it with shape"
+                f" {list(shape)}, the files hold {len(self._entries)} other tensors; download the"
+                " model again"
             )
         if entry.shape != shape:
             raise DamagedModel(

@@ -29,7 +29,7 @@ from partwise.part.runner import RunnerOptions
 from partwise.store.durable import locked, remove_file, replace_file
 from partwise.store.manifest import fingerprint_of
 
-BUILDER_VERSION = 3
+BUILDER_VERSION = 4
 """Raised whenever the same layers become another graph."""
 _PIECE_BYTES = 1 << 20
 

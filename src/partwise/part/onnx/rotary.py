@@ -45,7 +45,10 @@ Found = tuple[Floats, float]
 
 def _default(rope: Mapping[str, Any], config: Mapping[str, Any], width: int) -> Found:
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    return (1.0 / np.float32(rope["rope_theta"]) ** exponents).astype(np.float32), 1.0
+    # torch's powers are fp32's nearest; numpy's are up to two off, which turns a token at position
+    # 512 by 1.5e-5 more or less.
+    powers = (rope["rope_theta"] ** exponents.astype(np.float64)).astype(np.float32)
+    return np.float32(1.0) / powers, 1.0
 
 
 def _linear(rope: Mapping[str, Any], config: Mapping[str, Any], width: int) -> Found:

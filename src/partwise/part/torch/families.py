@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from partwise.errors import UnknownArchitecture
 from partwise.model import Layer, LayerKind
-from partwise.model.families.family import KV_GROUP, MLP_UNIT, VOCABULARY_ROW
+from partwise.model.families.family import EXPERT, KV_GROUP, MLP_UNIT, VOCABULARY_ROW
 from partwise.part.owned import Owned
 from partwise.part.torch.attention import ATTENTION_NAME
+from partwise.part.torch.experts import separate_experts
 from partwise.part.torch.halves import Half
 
 WHOLE = Owned()
@@ -88,7 +89,7 @@ class LlamaFamily(TorchFamily):
 
     source = "transformers.models.llama.modeling_llama"
     prefix_of_classes: ClassVar[str] = "Llama"
-    halves = (
+    halves: ClassVar[tuple[Half, ...]] = (
         Half(kind=KV_GROUP, path="self_attn", end="self_attn.o_proj", is_pair=True),
         Half(kind=MLP_UNIT, path="mlp", end="mlp.down_proj"),
     )
@@ -165,6 +166,38 @@ class Phi3Family(LlamaFamily):
     prefix_of_classes = "Phi3"
 
 
+class MixtralFamily(LlamaFamily):
+    """MixtralForCausalLM. ``projections`` are an expert's gate, up and down, as files call them."""
+
+    source = "transformers.models.mixtral.modeling_mixtral"
+    prefix_of_classes = "Mixtral"
+    projections: ClassVar[tuple[str, str, str]] = ("w1", "w3", "w2")
+    # Some blocks of mixtures have an MLP.
+    halves = (*LlamaFamily.halves, Half(kind=EXPERT, path="mlp", end="mlp.experts"))
+
+    def block(self, index: int, owned: Owned = WHOLE) -> nn.Module:
+        module = super().block(index, owned)
+        mlp: Any = module.mlp
+        if hasattr(mlp, "experts"):
+            every = ((0, mlp.experts.num_experts),)
+            ranges = owned.by_kind.get(EXPERT, every)
+            mlp.experts = separate_experts(mlp.experts, self.projections, ranges)
+        return module
+
+    def state(self, layer: Layer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `TorchFamily.state`; experts of which nothing is owned have no module."""
+        state = super().state(layer, tensors)
+        return {name: t for name, t in state.items() if t.numel() or ".experts." not in name}
+
+
+class Qwen3MoeFamily(MixtralFamily):
+    """Qwen3MoeForCausalLM."""
+
+    source = "transformers.models.qwen3_moe.modeling_qwen3_moe"
+    prefix_of_classes = "Qwen3Moe"
+    projections = ("gate_proj", "up_proj", "down_proj")
+
+
 class Gpt2Embedding(nn.Module):
     """Token and position tables: gpt2 adds positions before its first block."""
 
@@ -232,8 +265,10 @@ def _shrink_attention(attention: Any, num_heads: int) -> None:
 FAMILIES: dict[str, type[LlamaFamily | Gpt2Family]] = {
     "LlamaForCausalLM": LlamaFamily,
     "MistralForCausalLM": MistralFamily,
+    "MixtralForCausalLM": MixtralFamily,
     "Qwen2ForCausalLM": Qwen2Family,
     "Qwen3ForCausalLM": Qwen3Family,
+    "Qwen3MoeForCausalLM": Qwen3MoeFamily,
     "Phi3ForCausalLM": Phi3Family,
     "GPT2LMHeadModel": Gpt2Family,
 }

@@ -1,6 +1,6 @@
 """Greedy picks from logits.
 
-Shapes: R rows that ask for a pick, V vocabulary.
+Shapes: R rows that ask for a pick, V vocabulary, O own rows of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from partwise.part.shared_head import Candidates, SharedHead
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 
@@ -47,6 +48,21 @@ def pick(logits_RV: Tensor, flags: RowFlag) -> tuple[Array, ...]:
     if flags & RowFlag.LOGITS:
         outputs.append(np.ascontiguousarray(logits_RV.numpy()))
     return tuple(outputs)
+
+
+def pick_shared(
+    head: SharedHead, logits_RO: Tensor, rows: Sequence[Row], flags: RowFlag
+) -> tuple[Array, ...]:
+    """The best of the logits of all members; see `SharedHead.pick`."""
+    offered = Candidates(len(logits_RO))
+    if logits_RO.shape[1]:
+        best_R = logits_RO.argmax(-1)
+        offered.ids_R[:] = head.own_ids[best_R.numpy()]
+        if flags & RowFlag.LOGPROB:
+            offered.sums_R[:] = logits_RO.logsumexp(-1).numpy()
+        chosen_R = logits_RO.gather(-1, best_R.unsqueeze(-1)).squeeze(-1).numpy()
+        offered.best_R[:] = chosen_R if is_finite(logits_RO) else np.nan
+    return head.pick(offered, logits_RO.numpy(), rows, flags)
 
 
 def is_finite(values: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Runs the layers of one part with PyTorch: whole, or with the neurons that the part owns of them.
 
 Only the part's own layers are built, on the meta device, and only what it owns of their weights is
-read. What it exchanges with the other members of its stage is in `halves.py` and `vocabulary.py`.
+read. What it exchanges with the other members of its stage is in `halves.py`, `vocabulary.py` and
+`picks.py`.
 
 Shapes: N tokens of the pass, R rows that ask for a pick, V vocabulary.
 """
@@ -16,16 +17,16 @@ from torch import Tensor, nn
 
 from partwise.distributor.plan import Stage
 from partwise.model import Layer, LayerKind
-from partwise.model.families.family import KV_GROUP, VOCABULARY_ROW
+from partwise.model.families.family import KV_GROUP
 from partwise.part.finite import not_finite
 from partwise.part.owned import Owned, find_owned_neurons
 from partwise.part.runner import RunnerOptions
+from partwise.part.shared_head import find_shared_head
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
 from partwise.part.torch.modules import Share, build_module, build_shared
-from partwise.part.torch.picks import find_asked, is_finite, pick
-from partwise.part.torch.vocabulary import SharedHead, list_ids
+from partwise.part.torch.picks import find_asked, is_finite, pick, pick_shared
 from partwise.part.torch.weights import PartWeights
 from partwise.remote.frame import Row
 from partwise.remote.layout import Array
@@ -55,7 +56,7 @@ class TorchRunner:
         self.weight_bytes = weights.total_bytes
         self.notes: tuple[str, ...] = ()
         self._kv = _make_kv(self._layers, owned)
-        self._shared_head = _share_head(options, stage, self._where)
+        self._shared_head = find_shared_head(options)
 
     @torch.inference_mode()
     def run(
@@ -108,7 +109,7 @@ class TorchRunner:
             return (np.empty(0, np.int64),)
         logits: Tensor = head(hidden[0, asked.last])
         if self._shared_head is not None:
-            return self._shared_head.pick(logits, rows, asked.flags)
+            return pick_shared(self._shared_head, logits, rows, asked.flags)
         self._check(logits, rows)
         return pick(logits, asked.flags)
 
@@ -164,16 +165,3 @@ def _make_kv(layers: Sequence[Layer], owned: Sequence[Owned]) -> KvCache | None:
                 num_heads.append(own.count(KV_GROUP, kind.count))
                 head_size = layer.kv_elements_per_token // (2 * kind.count)
     return ContiguousKv(num_heads, head_size) if num_heads else None
-
-
-def _share_head(options: RunnerOptions, stage: Stage, where: str) -> SharedHead | None:
-    """Picks with the other members, where they share the head."""
-    last = stage.stop - 1
-    if options.exchange is None or options.model.layers[last].kind is not LayerKind.HEAD:
-        return None
-    parts = tuple(member.part for member in stage.members)
-    owned = [find_owned_neurons(options.plan, part, last) for part in parts]
-    if not owned[0].is_split(VOCABULARY_ROW):
-        return None
-    ids = tuple(list_ids(own.by_kind[VOCABULARY_ROW]) for own in owned)
-    return SharedHead(exchange=options.exchange, parts=parts, ids=ids, where=where)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from partwise.compress.activations import Weights
+from partwise.compress.matrices import matrices_of
 from partwise.model import Layer, LayerKind, Model
 from partwise.part.torch.attention import register_attention
 from partwise.part.torch.families import torch_family
@@ -54,7 +55,10 @@ class TorchWalk:
             for name in names:
                 sums[name] = sums[name] + product if name in sums else product
         num_tokens = sum(state.shape[-2] for state in self._states)
-        return {name: total / num_tokens for name, total in sums.items()}
+        found = {name: total / num_tokens for name, total in sums.items()}
+        # Of an expert that no token chose nothing is known: to it all inputs are alike.
+        unheard = (p for p in matrices_of(layer) if p.name not in found)
+        return found | {p.name: np.eye(p.shape[1]) for p in unheard}
 
     @torch.inference_mode()
     def advance(self, index: int, weights: Weights) -> None:

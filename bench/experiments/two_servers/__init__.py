@@ -1,0 +1,1 @@
+"""One server against two over slow and long links, measured and predicted; `latency.py` runs it."""
