@@ -27,7 +27,8 @@ from partwise.distributor.strategies import STRATEGIES
 from partwise.engine.module.assembly import ModuleTarget
 from partwise.errors import RemoteError
 from partwise.model import Model
-from partwise.module_net import ModuleNet, PreparedModule, start_module
+from partwise.module_net import ModuleNet, start_module
+from partwise.module_plan import PreparedModule
 from partwise.part.module.runner import ModuleRunner
 from partwise.part.module.server import ModuleServer
 from partwise.remote.authenticate import Hello

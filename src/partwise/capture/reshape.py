@@ -25,6 +25,8 @@ def spread_reshaped(node: Node, source: str, place: Place) -> Spread | None:
     layout, result = place.find_split(source), node.spec
     if layout is None or layout.axis is None or result is None:
         return None
+    if result.dtype != place.spec(source).dtype:
+        return None  # a view of the same bytes as other numbers
     found = _follow(place.spec(source), layout, result)
     if found is None:
         return None
