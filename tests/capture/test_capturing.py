@@ -66,6 +66,8 @@ def test_what_is_changed_in_place_is_written_as_a_new_value(tmp_path: Path) -> N
     net, x = nn.Sequential(Changes()).eval(), torch.randn(3, 6)
     expected = call_whole(net, [x.clone()])
     assert torch.equal(run_whole(tmp_path, net, (x,))[0], expected[0])
+    graph, _ = capture(net, x)
+    assert graph.nodes[0].target == "Linear"  # traced with its layers, not exported
 
 
 def test_a_change_that_another_view_sees_is_refused_with_its_line() -> None:
