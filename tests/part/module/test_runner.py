@@ -266,3 +266,24 @@ def test_neurons_are_put_together_before_they_are_mixed(tmp_path: Path) -> None:
     run = LocalRun(captured, plan_with(model, "percentage", 3, percentages=[20, 30, 50]))
     assert find_largest_error(run.call(x)[0], call_whole(net, [x])) < 1e-5
     assert run.schedule.layouts.of["flip"].axis is None
+
+
+def make_hf_vit() -> torch.nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        image_size=16, patch_size=4,
+    )  # fmt: skip
+    return ViTForImageClassification(config).eval()
+
+
+def test_a_vit_of_transformers_gives_its_bits_and_shares_its_heads(tmp_path: Path) -> None:
+    net, x = make_hf_vit(), torch.randn(3, 3, 16, 16)
+    captured, model = capture_to(tmp_path, net, x)
+    (expected,) = call_whole(net, [x])
+    (result,), _ = LocalRun(captured, balance_layers(model, ["s0", "s1"])).call(x)
+    assert torch.equal(result, expected)
+    run = LocalRun(captured, plan_with(model, "count", 2))
+    assert find_largest_error(run.call(x)[0], [expected]) < 1e-5
+    assert run.schedule.layouts.of["scaled_dot_product_attention_1"].axis == 1
