@@ -140,11 +140,15 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    (program,) = code_blocks("python")
-    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+    for_models, for_modules = code_blocks("python")
+    exec(compile(for_models, "README.md", "exec"), {"__name__": "readme"})
     said = capsys.readouterr().out
     assert "Paris" in said
     assert "part2" in said
+    exec(compile(for_modules, "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out
+    assert "tensor([" in said
+    assert "('part0', 'part1'): 2048" in said
 
 
 def test_the_readme_shows_commands() -> None:

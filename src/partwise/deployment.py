@@ -204,7 +204,8 @@ def deploy(
 def _deploy_module(
     module: torch.nn.Module, examples: Any, wish: Mapping[str, Any], options: DeployOptions
 ) -> ModuleNet:
-    from partwise.module_net import ModuleWish, Running, deploy_module
+    from partwise.module_net import Running, deploy_module
+    from partwise.module_plan import ModuleWish
 
     for name in ("precision", "runner", "codec"):
         if (value := getattr(options, name)) not in (None, "fp32", "torch"):

@@ -16,47 +16,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from partwise.capture.capturing import capture
-from partwise.capture.describe import describe_graph, note_whole
-from partwise.capture.files import Captured, read_patterns, save_captured
+from partwise.capture.files import save_captured
 from partwise.capture.layouts import COORDINATOR
-from partwise.capture.schedule import Schedule, compile_schedule, count_pushed
+from partwise.capture.schedule import count_pushed
 from partwise.capture.trace import bind_call
-from partwise.cluster.presets import preset
-from partwise.distributor import Plan, balance_layers
-from partwise.distributor.problem import Problem
-from partwise.distributor.strategies import STRATEGIES
-from partwise.distributor.verify import verify_plan
-from partwise.distributor.workload import Workload
 from partwise.engine.module.assembly import ModuleAssembly, ModuleTarget
 from partwise.engine.module.coordinator import ModuleCoordinator
 from partwise.engine.prepared import read_addresses
-from partwise.errors import PlanError, UsageError
+from partwise.errors import UsageError
 from partwise.launch.listening import MODULE
 from partwise.launch.local import LocalServers, share_cpus
-from partwise.model import Model
+from partwise.module_plan import ModuleWish, PreparedModule, prepare_module
 from partwise.remote.authenticate import new_token, read_token
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address, Transport
-from partwise.store import Store
 
 if TYPE_CHECKING:
     import torch
 
 EXCHANGE_SHARE = 0.8
 """Of what a call may take, for how long a part waits for another."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedModule:
-    """A captured module, its description, and the verified plan by which it is deployed."""
-
-    captured: Captured
-    model: Model
-    plan: Plan
-    schedule: Schedule
 
 
 class ModuleNet:
@@ -93,6 +73,12 @@ class ModuleNet:
                 f"{graph.name} was captured with the tensors {wanted}, it is called with"
                 f" {', '.join(call.tensors)}: give the same, or capture it with these"
             )
+        for name, value in call.others.items():
+            if repr(value) != (captured := graph.constants.get(name, repr(value))):
+                raise UsageError(
+                    f"{graph.name} was captured with {name} = {captured}, it is called with"
+                    f" {value!r}: give the same, or capture it with this one"
+                )
         return self._coordinator.call({e.name: call.tensors[e.argument] for e in graph.inputs})
 
     @property
@@ -103,7 +89,7 @@ class ModuleNet:
     def predict_pushed(self, batch: int) -> dict[tuple[str, str], int]:
         """The bytes of tensors that each part (source, target) pushes to another in a call of
         ``batch`` rows, by the plan. Headers of frames come on top."""
-        counted = count_pushed(self._prepared.schedule, self._prepared.captured.graph, batch)
+        counted = count_pushed(self._prepared.schedule, batch)
         return {pair: n for pair, n in counted.items() if COORDINATOR not in pair}
 
     def count_pushed(self) -> dict[tuple[str, str], int]:
@@ -140,16 +126,6 @@ class ModuleNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleWish:
-    """How a module is to be deployed: see `partwise.deploy`."""
-
-    parts: int | None = None
-    servers: Sequence[str] = ()
-    plan: Plan | None = None
-    strategy: str | tuple[str, Mapping[str, Any]] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Running:
     """How its servers run: the token of those that listen and their threads (0: each decides), the
     threads of so many local ones, whether these are pinned, what a call may take, and the folder
@@ -167,6 +143,12 @@ def deploy_module(
     module: torch.nn.Module, examples: Any, wish: ModuleWish, running: Running
 ) -> ModuleNet:
     """See `partwise.deploy`."""
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"{module!r} is no model: give the path of a directory, or a torch.nn.Module"
+        )
     addresses = read_addresses(wish.servers)
     is_own = running.folder is None
     folder = Path(running.folder or tempfile.mkdtemp(prefix="partwise-module-")).resolve()
@@ -184,71 +166,6 @@ def deploy_module(
         raise
     net._folder = folder if is_own else None
     return net
-
-
-def prepare_module(captured: Captured, wish: ModuleWish) -> PreparedModule:
-    """The plan that is given, or that the strategy makes (none: balanced layers).
-
-    Raises:
-        UsageError: numbers of parts, servers and the plan's parts that differ.
-        PlanError: no such plan, or it does not tile the module.
-    """
-    model = describe_graph(captured.graph)
-    with Store.open(captured.path) as store:
-        patterns = read_patterns(captured.graph, store)
-    plan = _choose_plan(model, patterns, wish)
-    notes = note_whole(captured.graph) if any(len(s.members) > 1 for s in plan.stages) else []
-    new = tuple(note for note in notes if note not in plan.notes)
-    plan = msgspec.structs.replace(plan, notes=plan.notes + new)
-    schedule = compile_schedule(captured.graph, plan, patterns)
-    return PreparedModule(captured=captured, model=model, plan=plan, schedule=schedule)
-
-
-def _choose_plan(model: Model, patterns: Mapping[str, Any], wish: ModuleWish) -> Plan:
-    names = list(wish.servers)
-    if wish.plan is not None:
-        if wish.strategy is not None or wish.parts not in (None, len(wish.plan.parts)):
-            raise UsageError("a plan says who holds what: leave strategy and parts out")
-        verify_plan(wish.plan, model, names or None)
-        return wish.plan
-    if names and wish.parts not in (None, len(names)):
-        raise UsageError(f"{wish.parts} parts and {len(names)} servers: give one or the other")
-    if wish.parts is not None and wish.parts < 1:
-        raise UsageError(f"{wish.parts} parts: ask for at least 1")
-    local = [f"local-{i}" for i in range(len(names) or wish.parts or 1)]
-    if wish.strategy is None:
-        return balance_layers(model, names or local)
-    strategy, given = (wish.strategy, {}) if isinstance(wish.strategy, str) else wish.strategy
-    if strategy not in STRATEGIES:
-        raise PlanError(f"no strategy is called {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    options: dict[str, Any] = dict(given)
-    if strategy == "connectivity" and "masks" not in options:
-        options["masks"] = complete_masks(model, patterns)
-    plan = STRATEGIES[strategy].plan(
-        Problem(
-            model=model,
-            cluster=preset(f"local-{len(local)}"),
-            workload=Workload(context_tokens=1, prefill_tokens=1),
-            servers=tuple(local),
-            options=options,
-        )
-    )
-    named = dict(zip(local, names or local, strict=True))
-    parts = tuple(msgspec.structs.replace(p, server=named[p.server]) for p in plan.parts)
-    return msgspec.structs.replace(plan, parts=parts)
-
-
-def complete_masks(model: Model, patterns: Mapping[str, Any]) -> dict[str, Any]:
-    """Which weights of each layer with neurons are not zero; all, where there is no pattern."""
-    import numpy as np
-
-    masks = {}
-    for layer in model.layers:
-        for parameter in layer.parameters:
-            if layer.neuron_kinds and len(parameter.shape) == 2 and parameter.neurons:
-                whole = np.ones(parameter.shape, bool)
-                masks[parameter.name] = patterns.get(parameter.name, whole)
-    return masks
 
 
 def _start_listening(

@@ -9,8 +9,9 @@ from torch import nn
 
 from partwise.capture.capturing import capture
 from partwise.capture.graph import decode_graph, encode_graph
+from partwise.capture.schedule import compile_schedule
 from partwise.distributor import balance_layers
-from partwise.errors import DamagedModel, ModelError, UsageError
+from partwise.errors import DamagedModel, ModelError, PlanError, UsageError
 from support.modules import (
     LocalRun,
     ModuleParts,
@@ -65,6 +66,8 @@ def test_what_is_changed_in_place_is_written_as_a_new_value(tmp_path: Path) -> N
     net, x = nn.Sequential(Changes()).eval(), torch.randn(3, 6)
     expected = call_whole(net, [x.clone()])
     assert torch.equal(run_whole(tmp_path, net, (x,))[0], expected[0])
+    graph, _ = capture(net, x)
+    assert graph.nodes[0].target == "Linear"  # traced with its layers, not exported
 
 
 def test_a_change_that_another_view_sees_is_refused_with_its_line() -> None:
@@ -152,6 +155,8 @@ def test_a_module_in_training_mode_is_refused() -> None:
         ((torch.zeros(2, 4), 3), "too many positional arguments"),
         ({"y": torch.zeros(2, 4)}, "missing a required argument"),
         ((3,), "hold no tensor"),
+        (None, "example_inputs are None"),
+        (([torch.zeros(2, 4)],), "gets tensors in 'x', which is no tensor itself"),
         (torch.zeros(2, 5), "cannot be captured"),
     ],
 )
@@ -204,6 +209,37 @@ def test_results_of_any_structure_come_back_as_they_are(has_scale: bool, tmp_pat
     assert size == 4
     assert torch.equal(hidden, expected["parts"][0])
     assert torch.equal(mean, expected["parts"][2][0])
+
+
+def test_an_argument_that_is_no_tensor_stays_what_it_was_captured_with(tmp_path: Path) -> None:
+    net, ids = Wide().eval(), torch.randint(0, 20, (4, 3))
+    captured, model = capture_to(tmp_path, net, ids)
+    with ModuleParts(captured, balance_layers(model, ["s0"]), net) as parts:
+        parts.net(ids, half=False)
+        with pytest.raises(UsageError, match="captured with half = False, it is called with True"):
+            parts.net(ids, half=True)
+        with pytest.raises(UsageError, match="captured with the tensors ids, it is called with"):
+            parts.net(ids, torch.rand(4, 1, 1))
+
+
+class Many(nn.Module):
+    """More values cross its middle than a frame has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 70), nn.Linear(70, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        columns = [torch.tanh(column) for column in self.first(x).split(1, 1)]
+        return self.last(torch.cat(columns[::-1], 1)) + sum(columns)
+
+
+def test_a_cut_of_more_tensors_than_a_frame_has_room_for_is_refused(tmp_path: Path) -> None:
+    captured, model = capture_to(tmp_path, Many().eval(), torch.randn(2, 2))
+    with pytest.raises(
+        PlanError, match="would send 7. tensors to part1 at once, a frame carries 64"
+    ):
+        compile_schedule(captured.graph, balance_layers(model, ["s0", "s1"]))
 
 
 class Fixed(nn.Module):

@@ -51,7 +51,7 @@ def test_what_members_reshape_are_the_neurons_they_are_said_to_have(seed: int) -
     held = {f"part{i}": np.flatnonzero(owners == i) for i in range(2)}
     layout = Layout(axis=axis, count=count, held=held)
     place = Place(
-        values=Values(graph), members=tuple(held), layouts={"x": layout}, owned=None,
+        values=Values(graph), members=tuple(held), layouts={"x": layout}, owned=None, kind="",
         reads=lambda weight, axis, ids: None,
     )  # fmt: skip
     spread = spread_reshaped(node, "x", place)

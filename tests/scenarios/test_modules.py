@@ -82,7 +82,8 @@ def test_servers_that_listen_hold_parts_of_one_module_after_the_other(
     for name in ("vit", "lstm"):
         net, make_batch = make_net(name)
         inputs = make_batch(2)
-        strategy = ("percentage", {"percentages": {"local-0": 40, "local-1": 60}})
+        percentages = dict(zip(addresses, (40, 60), strict=True))
+        strategy = ("percentage", {"percentages": percentages})
         deployed = partwise.deploy(
             net, make_batch(2), servers=addresses, strategy=strategy, options=options
         )

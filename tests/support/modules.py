@@ -22,13 +22,13 @@ from partwise.capture.files import Captured, open_captured, read_patterns, save_
 from partwise.capture.layouts import COORDINATOR
 from partwise.capture.passes import Pass
 from partwise.capture.schedule import Parcel, Schedule, compile_schedule
-from partwise.capture.values import Values
 from partwise.distributor.plan import Plan
 from partwise.distributor.strategies import STRATEGIES
 from partwise.engine.module.assembly import ModuleTarget
 from partwise.errors import RemoteError
 from partwise.model import Model
-from partwise.module_net import ModuleNet, PreparedModule, start_module
+from partwise.module_net import ModuleNet, start_module
+from partwise.module_plan import PreparedModule
 from partwise.part.module.runner import ModuleRunner
 from partwise.part.module.server import ModuleServer
 from partwise.remote.authenticate import Hello
@@ -133,9 +133,7 @@ class LocalRun:
         with Store.open(captured.path) as store:
             patterns = read_patterns(self.graph, store)
             self.schedule: Schedule = compile_schedule(self.graph, plan, patterns)
-            self.runners = [
-                ModuleRunner(self.graph, self.schedule, part.name, store) for part in plan.parts
-            ]
+            self.runners = [ModuleRunner(self.schedule, part.name, store) for part in plan.parts]
 
     def call(self, *inputs: torch.Tensor) -> tuple[list[torch.Tensor], Exchanges]:
         """The results' tensors, and what was exchanged."""
@@ -144,7 +142,7 @@ class LocalRun:
             threading.Thread(target=self._run, args=(runner, batch, post), daemon=True)
             for runner in self.runners
         ]
-        current = Pass(self.schedule, Values(self.graph), COORDINATOR, batch)
+        current = Pass(self.schedule, COORDINATOR, batch)
         for entry, tensor in zip(self.graph.inputs, inputs, strict=True):
             current.own[entry.name] = tensor
         for thread in threads:

@@ -180,7 +180,8 @@ def make_nets() -> dict[str, Any]:
 
 
 def make_net(name: str, seed: int = 0) -> tuple[nn.Module, Any]:
-    """A module in eval mode, its norms as if trained, and the function that makes batches."""
+    """A module in eval mode, its norms and biases as if trained, and the function that makes
+    batches."""
     torch.manual_seed(seed)
     make, batch = make_nets()[name]
     net = make()
@@ -190,4 +191,7 @@ def make_net(name: str, seed: int = 0) -> tuple[nn.Module, Any]:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
+    for parameter in net.parameters():
+        if not parameter.any():  # what is zero shows no mistake
+            nn.init.normal_(parameter, std=0.3)
     return net.eval(), batch

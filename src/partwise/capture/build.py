@@ -79,6 +79,7 @@ def build_graph(call: Call, traced: Traced) -> tuple[Graph, Mapping[str, torch.T
             Input(name=name, argument=argument, spec=writer.find_spec(name))
             for name, argument in zip(traced.inputs, call.tensors, strict=True)
         ),
+        constants={name: repr(value) for name, value in call.others.items()},
         nodes=tuple(nodes),
         output=output,
         states=writer.states.list_specs(used),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from partwise.capture.graph import Graph, Node, encode_graph
+from partwise.capture.heads import KIND as HEAD
+from partwise.capture.heads import Heads, find_heads
 from partwise.capture.values import Values, list_read, list_states
 from partwise.capture.weighted import Weighted, find_weighted
 from partwise.model import CutTensor, Layer, LayerKind, Model, NeuronAxis, NeuronKind, Parameter
@@ -22,11 +24,19 @@ LONG_LIST = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """The operations of one layer; ``weighted`` is the one with neurons, if any is."""
+    """The operations of one layer; ``split`` is the one with neurons, if any is."""
 
     name: str
     nodes: tuple[Node, ...]
-    weighted: Weighted | None
+    split: Weighted | Heads | None
+
+    @property
+    def neuron_kind(self) -> NeuronKind | None:
+        """The neurons that members can share."""
+        if self.split is None:
+            return None
+        kind = HEAD if isinstance(self.split, Heads) else self.split.kind
+        return NeuronKind(name=kind, count=self.split.count)
 
 
 def list_sections(graph: Graph) -> list[Section]:
@@ -50,8 +60,12 @@ def _make_section(run: Sequence[Node], values: Values, names: set[str]) -> Secti
     if name in names:
         name = first.name if first.name not in names else f"{name}.{first.name}"
     names.add(name)
-    found = [w for node in run if (w := find_weighted(node, values)) is not None]
-    return Section(name=name, nodes=tuple(run), weighted=found[0] if found else None)
+    found = [f for node in run if (f := _find_split(node, values)) is not None]
+    return Section(name=name, nodes=tuple(run), split=found[0] if found else None)
+
+
+def _find_split(node: Node, values: Values) -> Weighted | Heads | None:
+    return find_weighted(node, values) or find_heads(node, values)
 
 
 def describe_graph(graph: Graph) -> Model:
@@ -79,7 +93,7 @@ def note_whole(graph: Graph) -> list[str]:
     """What a plan with members says of layers that they cannot share by neurons: they are held
     whole. (Where such a layer computes each channel by itself, as batch norms do, each member
     computes its own all the same.)"""
-    whole = [s.name for s in list_sections(graph) if s.weighted is None]
+    whole = [s.name for s in list_sections(graph) if s.split is None]
     if not whole:
         return []
     more = f" and {len(whole) - LONG_LIST} more" if len(whole) > LONG_LIST else ""
@@ -88,35 +102,35 @@ def note_whole(graph: Graph) -> list[str]:
 
 
 def _describe_layer(section: Section, values: Values, seen: set[str]) -> Layer:
-    weighted = section.weighted
+    kind = section.neuron_kind
+    axes = section.split.axes if section.split is not None else {}
     parameters, macs = [], 0
     for node in section.nodes:
         for name in list_states(node):
             if values.states[name].is_parameter:
-                parameters.append(_describe_parameter(name, node, weighted, values, seen))
+                parameters.append(_describe_parameter(name, node, axes, values, seen))
                 macs += _count_macs(name, node, values)
-    kinds = () if weighted is None else (NeuronKind(name=weighted.kind, count=weighted.count),)
     elements = sum(parameter.num_elements for parameter in parameters)
-    is_table = weighted is not None and weighted.kind == "column"
+    is_table = kind is not None and kind.name == "column"
     return Layer(
         name=section.name,
         kind=LayerKind.BLOCK,
         parameters=tuple(parameters),
-        neuron_kinds=kinds,
+        neuron_kinds=() if kind is None else (kind,),
         macs_per_token=0 if is_table else macs,
-        read_elements_per_token=weighted.count if is_table and weighted else elements,
+        read_elements_per_token=kind.count if kind is not None and is_table else elements,
     )
 
 
 def _describe_parameter(
-    name: str, node: Node, weighted: Weighted | None, values: Values, seen: set[str]
+    name: str,
+    node: Node,
+    axes: Mapping[str, tuple[NeuronAxis, ...]],
+    values: Values,
+    seen: set[str],
 ) -> Parameter:
     """A parameter; where another layer has it already, an alias with a name of its own."""
     state = values.states[name]
-    axes = {} if weighted is None else {weighted.weight: weighted.weight_axis, weighted.bias: 0}
-    neurons: tuple[NeuronAxis, ...] = ()
-    if weighted is not None and name in axes:
-        neurons = (NeuronAxis(kind=weighted.kind, axis=axes[name], width=1),)
     is_alias = name in seen
     number = sum(other.startswith(f"{name}@") for other in seen)
     own_name = f"{name}@{node.name}.{number}" if is_alias else name
@@ -125,7 +139,7 @@ def _describe_parameter(
         name=own_name,
         shape=state.shape,
         dtype=STORED.get(state.dtype, "F32"),
-        neurons=neurons,
+        neurons=axes.get(name, ()),
         alias_of=name if is_alias else None,
     )
 
@@ -133,10 +147,11 @@ def _describe_parameter(
 def _count_macs(name: str, node: Node, values: Values) -> int:
     """Multiplications of a row with a matrix or kernel, each weight once for every place of the
     result."""
-    shape = values.states[name].shape
-    if len(shape) == 1 or node.spec is None:
+    shape, spec = values.states[name].shape, next(iter(node.leaves), None)
+    if len(shape) == 1 or spec is None:
         return 0
-    return math.prod(shape) * max(1, node.spec.num_elements(1) // max(1, shape[0]))
+    width = spec.shape[-1].constant if node.target == "MultiheadAttention" else shape[0]
+    return math.prod(shape) * max(1, spec.num_elements(1) // max(1, width))
 
 
 def _list_cuts(

@@ -112,12 +112,14 @@ class Node(Value, frozen=True, kw_only=True):
 
 class Graph(Value, frozen=True, kw_only=True):
     """A captured module. ``fixed_batch``: the only number of rows that it takes, None if any.
-    ``output`` are the results as an argument."""
+    ``constants`` are the arguments that are no tensors, as they were written when it was captured:
+    it computes with these. ``output`` are the results as an argument."""
 
     format: int = GRAPH_FORMAT
     name: str
     fixed_batch: int | None
     inputs: tuple[Input, ...]
+    constants: dict[str, str] = {}
     nodes: tuple[Node, ...]
     output: Any
     states: tuple[State, ...]

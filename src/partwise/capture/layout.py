@@ -9,6 +9,7 @@ import numpy as np
 
 from partwise.capture.graph import Node, TensorSpec
 from partwise.capture.values import Values
+from partwise.capture.weighted import Weighted
 from partwise.registry.gathers import Ids
 
 WHOLE = np.zeros(1, np.int64)
@@ -64,14 +65,21 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an operation is to be computed: the ``members`` of its stage, the ``layouts`` of the
-    values before it, and which neurons of its layer each member ``owned`` (None: not split)."""
+    """Where an operation is to be computed.
+
+    The ``members`` of its stage, the ``layouts`` of the values before it, and which neurons of its
+    layer, of ``kind``, each member ``owned`` (None: not split). ``heads`` are the operations of
+    attention that is written out; ``reads(weight, axis, ids)`` are the inputs that the outputs
+    ``ids`` read (None: all).
+    """
 
     values: Values
     members: tuple[str, ...]
     layouts: Mapping[str, Layout]
     owned: Mapping[str, Ids] | None
+    kind: str
     reads: Callable[[str, int, Ids], Ids | None]
+    heads: Mapping[str, Weighted] = field(default_factory=dict)
 
     def find_split(self, name: str) -> Layout | None:
         """The layout of a value whose neurons these members have among them; None of others."""

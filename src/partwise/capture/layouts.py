@@ -10,9 +10,11 @@ import numpy as np
 from partwise.capture.describe import Section, list_sections
 from partwise.capture.files import Pattern
 from partwise.capture.graph import Graph, Node
+from partwise.capture.heads import Heads, replace_nodes, write_out
 from partwise.capture.layout import WHOLE, Layout, Place, Share
 from partwise.capture.spread import find_spread
 from partwise.capture.values import Values, list_read
+from partwise.capture.weighted import Weighted
 from partwise.distributor.plan import Plan, Stage
 from partwise.registry.gathers import Ids, list_ids
 
@@ -22,37 +24,59 @@ COORDINATOR = "coordinator"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layouts:
-    """For each value who has which neurons of it (``of``) and who needs which (``needs``); for
-    each operation, in the order of computing, what each part computes (``shares``); ``stages`` by
-    operation."""
+    """For each of ``values`` who has which neurons of it (``of``) and who needs which (``needs``);
+    for each operation, in the order of computing, what each part computes (``shares``). The
+    operations are those of ``values.graph``, in which attention whose heads are shared is written
+    out."""
 
+    values: Values
     of: dict[str, Layout] = field(default_factory=dict)
     needs: dict[str, dict[str, Ids]] = field(default_factory=dict)
     shares: dict[str, dict[str, Share]] = field(default_factory=dict)
-    stages: dict[str, Stage] = field(default_factory=dict)
 
 
 def lay_out_neurons(graph: Graph, plan: Plan, patterns: Mapping[str, Pattern]) -> Layouts:
     """Who computes, has and needs what under a verified ``plan``; ``patterns`` by weight say which
     (output, input) pairs are not zero, all of them where there is none."""
-    values, found = Values(graph), Layouts()
+    stages = _list_stages(graph, plan)
+    heads: dict[str, Weighted] = {}
+    replaced: dict[str, list[Node]] = {}
+    for section, _, owned in stages:
+        if isinstance(section.split, Heads) and owned is not None:
+            nodes, weighted = write_out(section.split)
+            heads |= weighted
+            replaced |= {section.split.node.name: nodes, section.split.result.name: []}
+    found = Layouts(values=Values(replace_nodes(graph, replaced)))
     for entry in graph.inputs:
         found.of[entry.name] = Layout(held={COORDINATOR: WHOLE})
-    for i, section in enumerate(list_sections(graph)):
-        stage = next(stage for stage in plan.stages if stage.start <= i < stage.stop)
+    for section, members, owned in stages:
         place = Place(
-            values=values,
-            members=tuple(member.part for member in stage.members),
+            values=found.values,
+            members=members,
             layouts=found.of,
-            owned=_find_owned(stage, i, section),
+            owned=owned,
+            kind=section.neuron_kind.name if section.neuron_kind else "",
             reads=lambda weight, axis, ids: _find_read(patterns, weight, axis, ids),
+            heads=heads,
         )
         for node in section.nodes:
-            found.stages[node.name] = stage
-            _add(found, place, node)
-    for name in values.outputs:
+            for new in replaced.get(node.name, [node]):
+                _add(found, place, new)
+    for name in found.values.outputs:
         _need(found, name, COORDINATOR, found.of[name].every)
     return found
+
+
+def _list_stages(
+    graph: Graph, plan: Plan
+) -> list[tuple[Section, tuple[str, ...], dict[str, Ids] | None]]:
+    """Each layer with the members of its stage, and which of its neurons each owns."""
+    stages = []
+    for i, section in enumerate(list_sections(graph)):
+        stage = next(stage for stage in plan.stages if stage.start <= i < stage.stop)
+        members = tuple(member.part for member in stage.members)
+        stages.append((section, members, _find_owned(stage, i, section)))
+    return stages
 
 
 def _add(found: Layouts, place: Place, node: Node) -> None:
@@ -80,13 +104,14 @@ def _need(found: Layouts, name: str, part: str, ids: Ids) -> None:
 
 def _find_owned(stage: Stage, layer: int, section: Section) -> dict[str, Ids] | None:
     """The neurons of a layer by member; None where its members do not split them."""
-    if section.weighted is None or len(stage.members) == 1:
+    kind = section.neuron_kind
+    if kind is None or len(stage.members) == 1:
         return None
     shares = [
         (member.part, share)
         for member in stage.members
         for share in member.neurons
-        if share.is_about(layer) and share.kind == section.weighted.kind
+        if share.is_about(layer) and share.kind == kind.name
     ]
     if not shares:
         return None

@@ -11,7 +11,6 @@ import numpy as np
 
 from partwise.capture.arguments import read_argument
 from partwise.capture.schedule import Parcel, Piece, Schedule
-from partwise.capture.values import Values
 from partwise.capture.wire import from_wire, to_wire
 from partwise.errors import FrameError
 from partwise.remote.layout import Array
@@ -26,12 +25,12 @@ class Pass:
     """The values of ``part`` in one pass of ``batch`` rows. ``own`` are those that it computed, or
     was called with: tensors, or tuples of them."""
 
-    def __init__(self, schedule: Schedule, values: Values, part: str, batch: int) -> None:
+    def __init__(self, schedule: Schedule, part: str, batch: int) -> None:
         self.batch = batch
         self.own: dict[str, Any] = {}
         self._part = part
         self._layouts = schedule.layouts
-        self._values = values
+        self._values = schedule.layouts.values
         self._pieces: dict[str, list[tuple[Piece, Any]]] = {}
         self._local: dict[str, Any] = {}
 

@@ -25,6 +25,8 @@ def spread_reshaped(node: Node, source: str, place: Place) -> Spread | None:
     layout, result = place.find_split(source), node.spec
     if layout is None or layout.axis is None or result is None:
         return None
+    if result.dtype != place.spec(source).dtype:
+        return None  # a view of the same bytes as other numbers
     found = _follow(place.spec(source), layout, result)
     if found is None:
         return None
@@ -74,10 +76,13 @@ def _follow(
     return None
 
 
+def widen(ids: Ids, width: int) -> Ids:
+    """Each of ``ids`` becomes ``width`` of them."""
+    return (ids[:, None] * width + np.arange(width)).reshape(-1)
+
+
 def _widen(layout: Layout, width: int) -> dict[str, Ids]:
-    """Each neuron becomes ``width`` of them."""
-    inside = np.arange(width)
-    return {part: (ids[:, None] * width + inside).reshape(-1) for part, ids in layout.held.items()}
+    return {part: widen(ids, width) for part, ids in layout.held.items()}
 
 
 def _narrow(layout: Layout, width: int) -> dict[str, Ids] | None:
@@ -85,7 +90,7 @@ def _narrow(layout: Layout, width: int) -> dict[str, Ids] | None:
     narrowed = {}
     for part, ids in layout.held.items():
         groups = ids[::width] // width
-        if not np.array_equal(_widen(Layout(held={part: groups}), width)[part], ids):
+        if not np.array_equal(widen(groups, width), ids):
             return None
         narrowed[part] = groups
     return narrowed

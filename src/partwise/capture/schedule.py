@@ -16,9 +16,11 @@ from partwise.capture.files import Pattern
 from partwise.capture.graph import Graph
 from partwise.capture.layout import Layout, Share
 from partwise.capture.layouts import COORDINATOR, Layouts, lay_out_neurons
-from partwise.capture.values import Values, list_read
+from partwise.capture.values import list_read
 from partwise.distributor.plan import Plan
+from partwise.errors import PlanError
 from partwise.registry.gathers import Ids, compile_gathers
+from partwise.remote.layout import MAX_TENSORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,25 +84,45 @@ class Schedule:
 def compile_schedule(
     graph: Graph, plan: Plan, patterns: Mapping[str, Pattern] | None = None
 ) -> Schedule:
-    """What each part does under a verified ``plan``; ``patterns`` as `lay_out_neurons` says."""
+    """What each part does under a verified ``plan``; ``patterns`` as `lay_out_neurons` says.
+
+    Raises:
+        PlanError: more tensors would travel at once than a frame carries.
+    """
     layouts = lay_out_neurons(graph, plan, patterns or {})
     parts = [part.name for part in plan.parts]
     compiler = _Compiler(layouts, [COORDINATOR, *parts])
     compiler.begin(COORDINATOR)
     for entry in graph.inputs:
         compiler.make(entry.name, COORDINATOR)
-    for node in graph.nodes:
+    for node in layouts.values.graph.nodes:
         for part, share in layouts.shares[node.name].items():
             compiler.compute(part, share)
-    compiler.collect(Values(graph).outputs)
+    compiler.collect(layouts.values.outputs)
     compiler.wake()
+    _check_frames(compiler.phases, layouts)
     return Schedule(plan_version=plan.plan_version, phases=compiler.phases, layouts=layouts)
 
 
-def count_pushed(schedule: Schedule, graph: Graph, batch: int) -> dict[tuple[str, str], int]:
+def _check_frames(phases: Mapping[str, list[Phase]], layouts: Layouts) -> None:
+    """Refuse parcels of more tensors than a frame carries.
+
+    Raises:
+        PlanError: there is one.
+    """
+    for parcel in (p for listed in phases.values() for phase in listed for p in phase.sent):
+        count = sum(len(layouts.values.leaves(piece.value)) for piece in parcel.pieces)
+        if count > MAX_TENSORS:
+            raise PlanError(
+                f"{parcel.source} would send {count} tensors to {parcel.target} at once, a frame"
+                f" carries {MAX_TENSORS}: cut the module at another place"
+            )
+
+
+def count_pushed(schedule: Schedule, batch: int) -> dict[tuple[str, str], int]:
     """Bytes of tensors that each (source, target) pushes in a pass of ``batch`` rows; those of
     headers and tables of frames come on top."""
-    values, counted = Values(graph), dict[tuple[str, str], int]()
+    values, counted = schedule.layouts.values, dict[tuple[str, str], int]()
     for parcel in (p for part in schedule.phases for p in schedule.list_parcels(part)):
         pair = parcel.source, parcel.target
         for piece in parcel.pieces:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from partwise.capture.graph import Node
 from partwise.capture.layout import Place, Share, Spread, Want
-from partwise.capture.reshape import spread_reshaped
+from partwise.capture.reshape import spread_reshaped, widen
 from partwise.capture.rules import (
     spread_by_channel,
     spread_elementwise,
@@ -59,9 +59,10 @@ _RULES: dict[str, Rule] = {
 
 def find_spread(node: Node, place: Place) -> Spread | None:
     """What each member computes of ``node``; None: each computes it whole."""
-    weighted = find_weighted(node, place.values)
+    weighted = place.heads.get(node.name) or find_weighted(node, place.values)
     if weighted is not None:
-        return None if place.owned is None else _spread_weighted(weighted, place)
+        is_shared = place.owned is not None and weighted.kind == place.kind
+        return _spread_weighted(weighted, place) if is_shared else None
     called = call_function(node)
     name = _name(called)
     if name in _RESHAPED.split():
@@ -82,10 +83,10 @@ def _spread_weighted(found: Weighted, place: Place) -> Spread:
     assert place.owned is not None
     shares = {}
     for member in place.members:
-        ids = place.owned[member]
-        slices = {found.weight: [(found.weight_axis, ids)]}
+        ids = widen(place.owned[member], found.width)
+        slices = {found.weight: [(found.weight_axis, ids + found.offset)]}
         if found.bias is not None:
-            slices[found.bias] = [(0, ids)]
+            slices[found.bias] = [(0, ids + found.offset)]
         wants = {}
         if found.source_axis is not None:
             read = place.reads(found.weight, found.weight_axis, ids)

@@ -68,10 +68,16 @@ def bind_examples(module: torch.nn.Module, examples: Any) -> Call:
 
     if isinstance(examples, torch.Tensor):
         examples = (examples,)
-    is_named = isinstance(examples, Mapping)
-    args, kwargs = ((), examples) if is_named else (examples, {})
-    signature = inspect.signature(module.forward)
-    found = bind_call(type(module).__name__, signature, args, kwargs)
+    if not isinstance(examples, Sequence | Mapping) or isinstance(examples, str):
+        raise UsageError(
+            f"example_inputs are {examples!r}: give a tensor, a sequence of the arguments that"
+            f" {type(module).__name__} is called with, or arguments by name"
+        )
+    name, signature = type(module).__name__, inspect.signature(module.forward)
+    if isinstance(examples, Mapping):
+        found = bind_call(name, signature, (), examples)
+    else:
+        found = bind_call(name, signature, examples, {})
     return Call(module=module, tensors=found.tensors, others=found.others)
 
 
@@ -92,18 +98,32 @@ def bind_call(
             f"the inputs do not fit {name}.forward{signature}: {exc}; give what you would call it"
             " with"
         ) from exc
-    bound.apply_defaults()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    unnamed = [n for n in bound.arguments if signature.parameters[n].kind in variadic]
+    bound.apply_defaults()
     given = {
-        name: value
-        for name, value in bound.arguments.items()
-        if signature.parameters[name].kind not in variadic
+        key: value
+        for key, value in bound.arguments.items()
+        if signature.parameters[key].kind not in variadic
     }
     tensors = {n: v.detach() for n, v in given.items() if isinstance(v, torch.Tensor)}
+    others = {key: value for key, value in given.items() if key not in tensors}
+    hidden = [key for key, value in others.items() if _holds_tensor(value)]
+    if unnamed or hidden:
+        raise UsageError(
+            f"{name} gets tensors in {(unnamed + hidden)[0]!r}, which is no tensor itself: give it"
+            " a forward that takes each by a name of its own"
+        )
     if not tensors:
         raise UsageError(f"the inputs of {name} hold no tensor: give at least 1")
-    others = {name: value for name, value in given.items() if name not in tensors}
     return Arguments(tensors=tensors, others=others)
+
+
+def _holds_tensor(value: Any) -> bool:
+    import torch
+
+    leaves = torch.utils._pytree.tree_leaves(value)
+    return any(isinstance(leaf, torch.Tensor) for leaf in leaves)
 
 
 def list_ways() -> tuple[tuple[str, Callable[[Call], Traced]], ...]:

@@ -43,6 +43,18 @@ class Values:
         return Counter(name for node in self.graph.nodes for name in list_states(node))
 
     @cached_property
+    def _users(self) -> dict[str, list[Node]]:
+        users: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            for name in list_read(node):
+                users.setdefault(name, []).append(node)
+        return users
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that read a value; the results of the graph are none."""
+        return [] if name in self.outputs else self._users.get(name, [])
+
+    @cached_property
     def outputs(self) -> list[str]:
         """The values that the results are made of."""
         return list(dict.fromkeys(list_references(self.graph.output, "node")))

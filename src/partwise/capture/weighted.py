@@ -13,6 +13,7 @@ import msgspec
 
 from partwise.capture.graph import Dim, Node
 from partwise.capture.values import Values
+from partwise.model import NeuronAxis
 
 _HOME = "torch.nn.functional."
 _SPATIAL = {"conv1d": 1, "conv2d": 2}
@@ -26,7 +27,9 @@ class Weighted:
 
     ``node`` calls a function. The neurons lie along ``axis`` of the result and along
     ``weight_axis`` of ``weight``; the neurons of ``source`` that they read lie along
-    ``source_axis`` of it and ``source_weight_axis`` of the weight (None: it is read whole).
+    ``source_axis`` of it and ``source_weight_axis`` of the weight (None: it is read whole). In
+    attention (`heads.py`) an owned neuron is ``width`` of them, and they begin at ``offset`` of the
+    weight.
     """
 
     node: Node
@@ -39,6 +42,18 @@ class Weighted:
     source: str
     source_axis: int | None = None
     source_weight_axis: int = 1
+    offset: int = 0
+    width: int = 1
+
+    @property
+    def axes(self) -> dict[str, tuple[NeuronAxis, ...]]:
+        """Where the neurons lie in its parameters."""
+        axes: dict[str, tuple[NeuronAxis, ...]] = {
+            self.weight: (NeuronAxis(kind=self.kind, axis=self.weight_axis, width=1),)
+        }
+        if self.bias is not None:
+            axes[self.bias] = (NeuronAxis(kind=self.kind, axis=0, width=1),)
+        return axes
 
 
 def find_weighted(node: Node, values: Values) -> Weighted | None:

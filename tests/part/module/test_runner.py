@@ -13,6 +13,7 @@ from partwise.distributor import balance_layers
 from partwise.distributor.connectivity import own_by_count
 from partwise.distributor.hypergraph import count_sent
 from partwise.distributor.plan import Plan
+from partwise.distributor.strategies import STRATEGIES
 from support.modules import (
     LocalRun,
     call_whole,
@@ -52,7 +53,7 @@ def test_neurons_in_parts_give_the_values_of_the_module(name: str, num_parts: in
         inputs = make_batch(batch)
         results, exchanges = run.call(*inputs)
         assert find_largest_error(results, call_whole(net, inputs)) < 1e-5
-        assert exchanges.sent == count_pushed(run.schedule, captured.graph, batch)
+        assert exchanges.sent == count_pushed(run.schedule, batch)
 
 
 def test_heads_stay_with_the_member_that_has_their_units() -> None:
@@ -64,6 +65,21 @@ def test_heads_stay_with_the_member_that_has_their_units() -> None:
     assert torn.schedule.layouts.of["scaled_dot_product_attention"].axis is None
     inputs = make_batch(2)
     assert find_largest_error(torn.call(*inputs)[0], call_whole(net, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_heads_of_torchs_own_attention_are_shared(num_parts: int) -> None:
+    case = capture_net("vit")
+    layer = next(layer for layer in case.model.layers if layer.name == "attention2")
+    assert [(kind.name, kind.count) for kind in layer.neuron_kinds] == [("head", 4)]
+    run = LocalRun(case.captured, plan_with(case.model, "count", num_parts))
+    held = run.schedule.layouts.of["attention2.attended"].held
+    assert sorted(len(ids) for ids in held.values()) == {2: [2, 2], 3: [1, 1, 2]}[num_parts]
+    inputs = case.make_batch(3)
+    assert find_largest_error(run.call(*inputs)[0], call_whole(case.net, inputs)) < 1e-5
+    own = sum(runner.weight_bytes for runner in run.runners)
+    whole = LocalRun(case.captured, balance_layers(case.model, ["s0"])).runners[0].weight_bytes
+    assert own < 1.4 * whole
 
 
 def test_a_channel_becomes_the_inputs_it_is_flattened_to() -> None:
@@ -107,7 +123,7 @@ def test_any_neurons_at_any_owners_give_the_values_of_the_module(tmp_path: Path)
             x = torch.randn(rng.randint(1, 4), widths[0])
             (result,), exchanges = run.call(x)
             assert find_largest_error([result], call_whole(net, [x])) < 1e-5
-            assert exchanges.sent == count_pushed(run.schedule, captured.graph, len(x))
+            assert exchanges.sent == count_pushed(run.schedule, len(x))
 
 
 @pytest.mark.parametrize("strategy", ["count", "connectivity"])
@@ -196,3 +212,78 @@ def test_results_follow_the_weights_of_every_layer(tmp_path: Path) -> None:
         assert find_largest_error(results, before) > 1e-4, name
         assert find_largest_error(results, call_whole(net, inputs)) < 1e-5
         parameter.data -= 0.1
+
+
+STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
+    "percentage": {"percentages": [20, 80]},
+    "ids": {"ids": {"*": {"unit": {"s0": "0:7", "s1": "7:10"}}, "layers.0": {
+        "unit": {"s0": "1,5:30", "s1": "0,2:5,30:48"}}, "layers.1": {
+        "unit": {"s0": "20:32", "s1": "0:20"}}}},
+    "layers": {"layers": {"s0": "0:1", "s1": "1:3"}},
+    "type": {"types": {"unit": ["s1", "s0"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_plan_of_every_strategy_runs(strategy: str) -> None:
+    case = capture_net("mlp")
+    plan = plan_with(case.model, strategy, 2, **STRATEGY_OPTIONS.get(strategy, {}))
+    inputs = case.make_batch(3)
+    results, exchanges = (run := LocalRun(case.captured, plan)).call(*inputs)
+    assert find_largest_error(results, call_whole(case.net, inputs)) < 1e-5
+    assert exchanges.sent == count_pushed(run.schedule, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_module_in_another_precision_keeps_its_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    net, x = Mlp([12, 9, 5]).eval().to(dtype), torch.randn(4, 12, dtype=dtype)
+    captured, model = capture_to(tmp_path, net, x)
+    (expected,) = call_whole(net, [x])
+    (result,), _ = LocalRun(captured, balance_layers(model, ["s0", "s1"])).call(x)
+    assert result.dtype is dtype
+    assert torch.equal(result, expected)
+    (result,), exchanges = (run := LocalRun(captured, plan_with(model, "count", 2))).call(x)
+    assert torch.allclose(result, expected, rtol=1e-2)
+    assert exchanges.sent == count_pushed(run.schedule, 4)
+
+
+class Bytes(torch.nn.Module):
+    """Looks at the bytes of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(6, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        signs = (y.view(torch.int32) < 0).to(y.dtype)
+        return self.last(y * signs.flip(1).mean(0, keepdim=True))
+
+
+def test_neurons_are_put_together_before_they_are_mixed(tmp_path: Path) -> None:
+    net, x = Bytes().eval(), torch.randn(5, 6)
+    captured, model = capture_to(tmp_path, net, x)
+    run = LocalRun(captured, plan_with(model, "percentage", 3, percentages=[20, 30, 50]))
+    assert find_largest_error(run.call(x)[0], call_whole(net, [x])) < 1e-5
+    assert run.schedule.layouts.of["flip"].axis is None
+
+
+def make_hf_vit() -> torch.nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        image_size=16, patch_size=4,
+    )  # fmt: skip
+    return ViTForImageClassification(config).eval()
+
+
+def test_a_vit_of_transformers_gives_its_bits_and_shares_its_heads(tmp_path: Path) -> None:
+    net, x = make_hf_vit(), torch.randn(3, 3, 16, 16)
+    captured, model = capture_to(tmp_path, net, x)
+    (expected,) = call_whole(net, [x])
+    (result,), _ = LocalRun(captured, balance_layers(model, ["s0", "s1"])).call(x)
+    assert torch.equal(result, expected)
+    run = LocalRun(captured, plan_with(model, "count", 2))
+    assert find_largest_error(run.call(x)[0], [expected]) < 1e-5
+    assert run.schedule.layouts.of["scaled_dot_product_attention_1"].axis == 1

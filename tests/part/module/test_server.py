@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from partwise.capture.parcels import parcel_frame
 from partwise.distributor import balance_layers
 from partwise.errors import (
     DeadlineExceeded,
@@ -159,6 +161,18 @@ def test_inputs_that_the_module_was_not_captured_for_are_refused(
         with pytest.raises(UsageError, match=message):
             parts.net(*inputs)
         assert parts.net(torch.zeros(1, 8)).shape == (1, 8)
+
+
+def test_a_frame_of_another_plan_version_is_not_computed(tmp_path: Path) -> None:
+    net = Mlp([8, 8, 8]).eval()
+    captured, model = capture_to(tmp_path, net, torch.randn(2, 8))
+    with ModuleParts(captured, balance_layers(model, ["s0"]), net) as parts:
+        assembly = parts.net._coordinator._assembly
+        parcel = assembly.target.schedule.list_parcels("coordinator")[0]
+        stale = parcel_frame(parcel, [np.zeros(16, np.float32)], step=1, batch=2, version=7)
+        assembly.send(assembly.parts[0], stale)
+        with pytest.raises(PartFailed, match="part0"):
+            parts.net(torch.zeros(2, 8))
 
 
 def test_a_server_proves_the_plan_itself(tmp_path: Path) -> None:

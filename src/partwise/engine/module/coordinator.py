@@ -14,7 +14,6 @@ from partwise.capture.graph import Graph
 from partwise.capture.layouts import COORDINATOR
 from partwise.capture.parcels import parcel_frame
 from partwise.capture.passes import Pass
-from partwise.capture.values import Values
 from partwise.engine.module.assembly import ModuleAssembly, ModulePart
 from partwise.errors import DeploymentClosed, FrameError, PartwiseError, UsageError
 from partwise.remote.frame import Frame
@@ -30,7 +29,6 @@ class ModuleCoordinator:
     def __init__(self, graph: Graph, assembly: ModuleAssembly, *, step_s: float) -> None:
         """A pass that is not over in ``step_s`` ends the deployment."""
         self._graph = graph
-        self._values = Values(graph)
         self._assembly = assembly
         self._schedule = assembly.target.schedule
         self._step_s = step_s
@@ -71,7 +69,7 @@ class ModuleCoordinator:
 
     def _compute(self, inputs: Mapping[str, torch.Tensor], batch: int) -> Any:
         self._step += 1
-        current = self._current = Pass(self._schedule, self._values, COORDINATOR, batch)
+        current = self._current = Pass(self._schedule, COORDINATOR, batch)
         current.own |= inputs
         self._awaited = set(self._parcels)
         entries = {entry.part.name: entry for entry in self._assembly.parts}

@@ -53,7 +53,7 @@ def load(assign: Assign, threads: int) -> Assigned:
     torch.set_num_threads(min(assign.threads or threads, MAX_THREADS))
     with Store.open(captured.path) as store:
         schedule = compile_schedule(captured.graph, plan, read_patterns(captured.graph, store))
-        runner = ModuleRunner(captured.graph, schedule, assign.part, store)
+        runner = ModuleRunner(schedule, assign.part, store)
     return Assigned(
         part=assign.part,
         deployment=assign.deployment,

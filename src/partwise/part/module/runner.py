@@ -11,11 +11,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from partwise.capture.graph import Graph
 from partwise.capture.layout import Share
 from partwise.capture.passes import Pass
 from partwise.capture.schedule import Parcel, Schedule
-from partwise.capture.values import Values
 from partwise.part.module.operations import Operation, Pick
 from partwise.part.module.states import StateReader
 from partwise.remote.layout import Array
@@ -42,7 +40,7 @@ class Post(Protocol):
 class ModuleRunner:
     """A part with its parameters. One thread owns it. ``weight_bytes`` are those it has read."""
 
-    def __init__(self, graph: Graph, schedule: Schedule, part: str, store: Store) -> None:
+    def __init__(self, schedule: Schedule, part: str, store: Store) -> None:
         """Read the parameters of the operations that ``part`` computes.
 
         Raises:
@@ -50,7 +48,7 @@ class ModuleRunner:
         """
         self._part = part
         self._schedule = schedule
-        self._values = Values(graph)
+        self._values = schedule.layouts.values
         self._phases = schedule.phases[part]
         reader = StateReader(store, self._values.states)
         self._operations = [
@@ -64,7 +62,7 @@ class ModuleRunner:
 
         ``between_phases`` is called between any two and may raise to abandon the pass.
         """
-        current = Pass(self._schedule, self._values, self._part, batch)
+        current = Pass(self._schedule, self._part, batch)
         with torch.inference_mode():
             for phase, operations in zip(self._phases, self._operations, strict=True):
                 for parcel in phase.received:
