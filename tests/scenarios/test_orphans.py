@@ -29,12 +29,12 @@ FAILING_SERVER = """
 import sys
 if "partwise.launch.forkserver" in sys.orig_argv:
     from partwise.part.server import PartServer
-    check_links = PartServer._check_links
+    do_all = PartServer._do_all
     def fail(self):
         if self.name == "local-1" and self._accounts._decode.tokens > 50:
             raise MemoryError("no room for one more token")
-        check_links(self)
-    PartServer._check_links = fail
+        do_all(self)
+    PartServer._do_all = fail
 """
 
 
@@ -110,7 +110,8 @@ def runs(
     """All runs, each by its name once it generates."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "sitecustomize.py").write_text(FAILING_SERVER)
-    environments = {"server fails": {"PYTHONPATH": str(folder)}}
+    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    environments = {"server fails": {"PYTHONPATH": paths}}
     running = {
         name: Generating(endless_model, folder / name, environments.get(name, {})) for name in RUNS
     }
