@@ -165,7 +165,7 @@ def deploy(
     options: DeployOptions = DEFAULTS,
 ) -> Net | ModuleNet:
     """Deploy the model in the directory ``model``, or a PyTorch module, and wait until every part
-    is ready.
+    is ready. What is deployed and where is said by keyword, all else stands in ``options``.
 
     ``parts`` servers of this machine (default 1), or ``servers`` ("HOST:PORT") that listen
     elsewhere and see the model at the same path. A ``plan`` says which part goes to which

@@ -274,7 +274,7 @@ def test_a_member_with_damaged_weights_is_named_by_all(
     damaged = stages.runners[0][1]
     head = damaged._shared_head
     assert head is not None
-    logits = np.zeros((1, head.num_own), np.float32)
+    logits = np.zeros((1, len(head.own_ids)), np.float32)
     logits[0, 5] = np.nan
     monkeypatch.setattr(damaged._graph, "run", lambda *_: logits)
     ids = np.array([1, 2, 3])

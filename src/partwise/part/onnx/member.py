@@ -8,7 +8,6 @@ from partwise.model import LayerKind
 from partwise.part.onnx.cache import Record
 from partwise.part.onnx.kv import KvPool
 from partwise.part.onnx.segmented import SegmentedGraph, open_segments
-from partwise.part.onnx.shared_picks import SharedHead, list_ids
 from partwise.part.onnx.shares import list_rows
 from partwise.part.onnx.table import SharedTable
 from partwise.part.runner import RunnerOptions
@@ -21,20 +20,6 @@ def open_shared_table(options: RunnerOptions, path: Path) -> SharedTable | None:
         return None
     own = rows[options.exchange.index]
     return SharedTable(path, options.model.hidden_size, own, options.exchange)
-
-
-def share_head(options: RunnerOptions, where: str) -> SharedHead | None:
-    """The head, of layers that people know as ``where``; None where it is not shared."""
-    rows = list_rows(options, LayerKind.HEAD)
-    if rows is None or options.exchange is None:
-        return None
-    members = options.plan.stage_of(options.part).members
-    return SharedHead(
-        exchange=options.exchange,
-        parts=tuple(member.part for member in members),
-        ids=tuple(map(list_ids, rows)),
-        where=where,
-    )
 
 
 def open_member_graph(

@@ -24,16 +24,17 @@ from partwise.model import LayerKind
 from partwise.part.finite import not_finite
 from partwise.part.onnx.cache import GraphCache, Record
 from partwise.part.onnx.kv import KvPool
-from partwise.part.onnx.member import open_member_graph, open_shared_table, share_head
+from partwise.part.onnx.member import open_member_graph, open_shared_table
 from partwise.part.onnx.picks import Picks
 from partwise.part.onnx.rounding import Rounding
 from partwise.part.onnx.segmented import SegmentedGraph
 from partwise.part.onnx.session import Graph, open_session
 from partwise.part.onnx.shape import Shape
-from partwise.part.onnx.shared_picks import SharedHead, SharedPicks
+from partwise.part.onnx.shared_picks import SharedPicks
 from partwise.part.onnx.shares import list_groups, list_layers
 from partwise.part.onnx.table import SharedTable, Table
 from partwise.part.runner import RunnerOptions
+from partwise.part.shared_head import find_shared_head
 from partwise.remote.frame import Row
 from partwise.remote.layout import Array
 
@@ -52,7 +53,7 @@ class OnnxRunner:
         self._where = model.describe_range(stage.start, stage.stop)
         self._context_tokens = model.context_tokens
         self._has_head = list_layers(options)[-1].kind is LayerKind.HEAD
-        self._shared_head: SharedHead | None = share_head(options, self._where)
+        self._shared_head = find_shared_head(options)
         self._kv = None
         self._graph: Graph | SegmentedGraph | None = None
         self._table: Table | SharedTable | None = None
@@ -91,7 +92,7 @@ class OnnxRunner:
             return None
         num_logits = options.model.vocab_size if self._has_head else None
         if self._shared_head is not None:
-            num_logits = self._shared_head.num_own
+            num_logits = len(self._shared_head.own_ids)
         return open_member_graph(options, folder, record, self._kv, num_logits)
 
     def run(
