@@ -1,7 +1,8 @@
 """Decode speed of parts against one part and against transformers, on SmolLM2 in fp32 by torch.
 
 Every configuration is deployed once and stays; each round runs all of them, one after the
-other, in a changing order. Ratios are taken within a round.
+other, in a changing order, what has one thread on the same processor (`rounds.py`). Ratios are
+taken within a round.
 
 - one part, one thread, one stream, against transformers' `generate` with one thread;
 - two parts of one thread each against that one part, at one stream;
@@ -15,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import random
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 import partwise
 from harness import SMOLLM2, has_defaults, ratio, report, spread
 from partwise.cli.format import format_table
+from rounds import Run, take_rounds
 
 PROMPT = "Once upon a time, in a village by the sea, there lived"
 NUM_STREAMS = 4
@@ -75,8 +75,8 @@ def deploy(stack: ExitStack, parts: int, threads: int, max_in_flight: int = 0) -
     return stack.enter_context(partwise.deploy(SMOLLM2, parts=parts, options=options))
 
 
-def start_transformers(stack: ExitStack) -> Connection:
-    """The pipe to a process that serves transformers until ``stack`` ends."""
+def start_transformers(stack: ExitStack) -> tuple[Connection, int]:
+    """The pipe to a process that serves transformers until ``stack`` ends, and its number."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     # A daemon: it waits for work for ever, and nobody would wait for one that does.
@@ -87,13 +87,13 @@ def start_transformers(stack: ExitStack) -> Connection:
     stack.callback(process.kill)
     theirs.close()  # so that its end is seen here
     ours.recv()
-    return ours
+    return ours, process.pid or 0
 
 
 def measure(num_rounds: int, num_tokens: int) -> dict[str, list[float]]:
     """Tokens per second of every configuration, one figure a round."""
     with ExitStack() as stack:
-        pipe = start_transformers(stack)
+        pipe, pid = start_transformers(stack)
         one, two = deploy(stack, 1, 1), deploy(stack, 2, 1)
         one_batched, wide_batched = deploy(stack, 1, 1, BATCHED), deploy(stack, 1, 2, BATCHED)
         ids = one.text.encode(PROMPT)
@@ -102,34 +102,26 @@ def measure(num_rounds: int, num_tokens: int) -> dict[str, list[float]]:
             pipe.send((list(ids), num_tokens))
             return float(pipe.recv())
 
-        def run(net: partwise.Net, num_streams: int) -> Callable[[], float]:
-            return lambda: decode(net, ids, num_streams, num_tokens)
+        def run(net: partwise.Net, num_streams: int, *, is_single: bool = False) -> Run:
+            return Run(
+                measure=lambda: decode(net, ids, num_streams, num_tokens),
+                pids=tuple(net.pids.values()),
+                is_single=is_single,
+            )
 
         return take_rounds(
             {
-                "transformers, 1 thread, 1 stream": transformers_speed,
-                "1 part, 1 thread, 1 stream": run(one, 1),
+                "transformers, 1 thread, 1 stream": Run(
+                    measure=transformers_speed, pids=(pid,), is_single=True
+                ),
+                "1 part, 1 thread, 1 stream": run(one, 1, is_single=True),
                 "2 parts, 1 thread each, 1 stream": run(two, 1),
-                "1 part, 1 thread, 4 streams": run(one_batched, NUM_STREAMS),
+                "1 part, 1 thread, 4 streams": run(one_batched, NUM_STREAMS, is_single=True),
                 "1 part, 2 threads, 4 streams": run(wide_batched, NUM_STREAMS),
                 "2 parts, 1 thread each, 4 streams": run(two, NUM_STREAMS),
             },
             num_rounds,
         )
-
-
-def take_rounds(runs: dict[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
-    """Each of ``runs`` once a round, in a changing order, after one round to warm up."""
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    generator = random.Random(0)
-    for run in runs.values():
-        run()
-    for _ in range(num_rounds):
-        generator.shuffle(order)
-        for name in order:
-            speeds[name].append(runs[name]())
-    return speeds
 
 
 def main() -> None:

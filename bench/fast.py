@@ -2,7 +2,8 @@
 one part.
 
 Everything is started once and stays; each round runs all of it, one after the other, in a
-changing order, a run that others disturb again (`quiet.py`). Ratios are taken within a round.
+changing order, a run that others disturb again (`quiet.py`), what has one thread on the same
+processor (`rounds.py`). Ratios are taken within a round.
 
 - decode of one stream and the time to read a prompt of 512 tokens: one part with one thread
   against onnxruntime-genai with one thread, at the same bits, blocks of 32, symmetric, inputs of
@@ -20,13 +21,10 @@ import argparse
 import itertools
 import multiprocessing
 import os
-import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -35,7 +33,7 @@ from decode import decode
 from genai_peer import build, serve_genai
 from harness import SMOLLM2, Spread, has_defaults, ratio, report, spread
 from partwise.cli.format import format_table
-from quiet import measure_quietly
+from rounds import Run, take_rounds
 
 PROMPT = "Once upon a time, in a village by the sea, there lived"
 LONG_TOKENS, BLOCK = 512, 32
@@ -44,14 +42,6 @@ STREAMS = (8, 16)
 BATCHED = 2
 """Microbatches in flight on both sides at several streams."""
 MAX_SPREAD_STREAMS_TOKENS = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One thing to be measured, and the processes that it keeps busy besides this one."""
-
-    measure: Callable[[], float]
-    pids: tuple[int, ...]
 
 
 class Peer:
@@ -71,11 +61,14 @@ class Peer:
 
     def decode(self, ids: Sequence[int], num_tokens: int) -> Run:
         """Tokens per second after the first."""
-        return Run(measure=lambda: self._ask(ids, num_tokens)[1], pids=self._pids)
+        return self._run(lambda: self._ask(ids, num_tokens)[1])
 
     def prefill(self, ids: Sequence[int]) -> Run:
         """Prompts per second."""
-        return Run(measure=lambda: 1 / self._ask(ids, 1)[0], pids=self._pids)
+        return self._run(lambda: 1 / self._ask(ids, 1)[0])
+
+    def _run(self, measure: Callable[[], float]) -> Run:
+        return Run(measure=measure, pids=self._pids, is_single=True)
 
     def _ask(self, ids: Sequence[int], num_tokens: int) -> tuple[float, float]:
         self._pipe.send((list(ids), num_tokens))
@@ -93,13 +86,11 @@ class Ours:
             threads=threads, max_in_flight=in_flight, precision=precision, runner="onnx"
         )
         self.net = stack.enter_context(partwise.deploy(SMOLLM2, parts=parts, options=options))
-        self._pids = tuple(self.net.pids.values())
+        self._is_single = parts * threads == 1
 
     def decode(self, ids: Sequence[int], streams: int, num_tokens: int) -> Run:
         """Tokens per second of all streams."""
-        return Run(
-            measure=lambda: decode(self.net, tuple(ids), streams, num_tokens), pids=self._pids
-        )
+        return self._run(lambda: decode(self.net, tuple(ids), streams, num_tokens))
 
     def prefill(self, ids: Sequence[int]) -> Run:
         """Prompts per second."""
@@ -112,7 +103,11 @@ class Ours:
                 pass
             return 1 / (time.monotonic() - start_s)
 
-        return Run(measure=measure, pids=self._pids)
+        return self._run(measure)
+
+    def _run(self, measure: Callable[[], float]) -> Run:
+        pids = tuple(self.net.pids.values())
+        return Run(measure=measure, pids=pids, is_single=self._is_single)
 
 
 def list_runs(stack: ExitStack, num_tokens: int) -> dict[str, Run]:
@@ -148,17 +143,7 @@ def list_runs(stack: ExitStack, num_tokens: int) -> dict[str, Run]:
 def measure(num_rounds: int, num_tokens: int) -> dict[str, list[float]]:
     """What each run measured, one figure a round, after one round to warm up."""
     with ExitStack() as stack:
-        runs = list_runs(stack, num_tokens)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        for run in runs.values():
-            run.measure()
-        order, generator = list(runs), random.Random(0)
-        for number in range(num_rounds):
-            generator.shuffle(order)
-            for name in order:
-                rates[name].append(measure_quietly(runs[name].measure, runs[name].pids).value)
-            print(f"round {number + 1} of {num_rounds}", file=sys.stderr, flush=True)
-        return rates
+        return take_rounds(list_runs(stack, num_tokens), num_rounds)
 
 
 def find_ratios(rates: dict[str, list[float]]) -> dict[str, Spread]:

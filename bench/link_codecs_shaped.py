@@ -13,14 +13,13 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import partwise
-from decode import decode, take_rounds
+from decode import decode
 from namespaces import ADDRESSES, two_hosts
 from part_servers import Place, start_server
 from partwise.cluster import Cluster
@@ -33,6 +32,7 @@ from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
 from partwise.distributor.workload import Workload
 from partwise.model import open_model
+from rounds import Run, take_rounds
 
 FIRST_PORT = 7070
 STREAMS = 16
@@ -84,11 +84,13 @@ def compare(
         token_file.write_text(secrets.token_hex(32))
         options["token_file"] = str(token_file)
         with ExitStack() as stack:
+            pids = options["pids"] = []
             for number in range(len(options["codecs"])):
                 for cpu, (host, address) in enumerate(zip(hosts.names, ADDRESSES, strict=True)):
                     where = f"{address}:{FIRST_PORT + number}"
                     place = Place(host=host, cpu=cpu)
-                    stack.enter_context(start_server(place, where, token_file))
+                    server = stack.enter_context(start_server(place, where, token_file))
+                    pids.append(server.pid)
             words = ["ip", "netns", "exec", hosts.names[0], sys.executable, __file__]
             done = subprocess.run(
                 [*words, json.dumps(options)], check=True, stdout=subprocess.PIPE, timeout=600
@@ -109,8 +111,11 @@ def work(options: dict[str, Any]) -> dict[str, Any]:
             net = partwise.deploy(options["model"], servers=servers, options=deploy_options)
             nets[codec] = stack.enter_context(net)
 
-        def run(net: partwise.Net) -> Callable[[], float]:
-            return lambda: decode(net, PROMPT_IDS, STREAMS, options["tokens"])
+        def run(net: partwise.Net) -> Run:
+            return Run(
+                measure=lambda: decode(net, PROMPT_IDS, STREAMS, options["tokens"]),
+                pids=tuple(options["pids"]),
+            )
 
         speeds = take_rounds({c: run(net) for c, net in nets.items()}, options["rounds"])
         return {"speeds": speeds, "parts": {c: _describe_parts(n) for c, n in nets.items()}}

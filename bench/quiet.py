@@ -1,20 +1,26 @@
 """Measurements that others disturb are taken again: the machine is shared.
 
-Others are all processes but ours and those that we started, and what a hypervisor gave to other
-machines meanwhile. Nothing is left out for being slow, only for having been disturbed.
+Others are all processes but ours and those that we started, what a hypervisor gave to other
+machines meanwhile, and neighbours that slow a processor down (`processors.py`). Nothing is left out
+for being slow, only for having been disturbed.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from partwise.probe.others import count_others_s
+from processors import Processors
 
 QUIET_CORES = 0.05
 """In use by others: more counts as a disturbance."""
+QUIET_MISSING = 0.15
+"""Of all processors together, before and after: more counts too. Two probes of a calm machine
+differ by up to 0.1."""
 MAX_TRIES = 8
 PAUSE_S = 0.5
 
@@ -28,21 +34,49 @@ class Quiet:
     tries: int
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long a process waits for neighbours to leave, in all: they may stay for hours."""
+
+    processors: Processors = field(default_factory=Processors)
+    left_s: float = 600.0
+
+    def count_missing(self) -> float:
+        """Processors that are missing now, once it was waited for them."""
+        while (missing := self.processors.count_missing()) > QUIET_MISSING and self.left_s > 0:
+            time.sleep(PAUSE_S)
+            self.left_s -= PAUSE_S
+        return missing
+
+
+@functools.cache
+def _of_this_process() -> Patience:
+    return Patience()
+
+
 def measure_quietly(
-    measure: Callable[[], float], pids: Iterable[int], max_tries: int = MAX_TRIES
+    measure: Callable[[], float],
+    pids: Iterable[int],
+    max_tries: int = MAX_TRIES,
+    patience: Patience | None = None,
 ) -> Quiet:
-    """``measure`` until others used less than QUIET_CORES meanwhile, ``max_tries`` times at most.
+    """``measure`` until others took nothing to speak of meanwhile, ``max_tries`` times at most.
 
     ``pids`` are our processes besides this one.
     """
+    patience = patience or _of_this_process()
     ours = (os.getpid(), *pids)
     found: list[tuple[float, float]] = []
     for _ in range(max_tries):
+        missing = patience.count_missing()
         began_s, others = time.monotonic(), count_others_s(ours)
         value = measure()
         busy = (count_others_s(ours) - others) / (time.monotonic() - began_s)
-        found.append((busy, value))
-        if busy <= QUIET_CORES:
+        missing = max(missing, patience.processors.count_missing())
+        is_quiet = busy <= QUIET_CORES and missing <= QUIET_MISSING
+        # What a probe differs by from another is no disturbance.
+        found.append((busy + (missing if missing > QUIET_MISSING else 0.0), value))
+        if is_quiet:
             break
         time.sleep(PAUSE_S)
     busy, value = min(found)

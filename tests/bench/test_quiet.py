@@ -20,6 +20,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, cores: list[float]) -> None:
     monkeypatch.setattr(quiet, "count_others_s", lambda _: next(seconds))
     monkeypatch.setattr(quiet.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(quiet.time, "sleep", lambda _: None)
+    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: 0.1)
 
 
 def test_a_quiet_measurement_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,29 @@ def test_where_all_are_disturbed_the_least_disturbed_counts_not_the_best(
     values = iter([9.0, 8.0, 1.0, *[7.0] * 5])
     found = quiet.measure_quietly(lambda: next(values), ())
     assert (found.value, found.tries) == (1.0, quiet.MAX_TRIES)
+
+
+def test_what_a_slowed_processor_measured_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch(monkeypatch, [0.0, 0.0])
+    missing = iter([0.1, 0.5, 0.1, 0.1])
+    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: next(missing))
+    values = iter([7.0, 8.0])
+    found = quiet.measure_quietly(lambda: next(values), (), patience=quiet.Patience())
+    assert (found.value, found.tries) == (8.0, 2)
+
+
+def test_slowed_processors_are_waited_for_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quiet.time, "sleep", lambda _: None)
+    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: 0.5)
+    patience = quiet.Patience(left_s=10 * quiet.PAUSE_S)
+    assert patience.count_missing() == 0.5
+    assert patience.left_s == 0
+    leaving = iter([0.5, 0.5, 0.1])
+    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: next(leaving))
+    patience = quiet.Patience(left_s=10 * quiet.PAUSE_S)
+    assert patience.count_missing() == 0.1
+    assert patience.left_s == 8 * quiet.PAUSE_S
