@@ -16,6 +16,7 @@ from partwise.errors import LaunchError
 from partwise.model import Model
 from partwise.part.events import Assigned
 from partwise.part.exchange import Exchange
+from partwise.part.huge_pages import explain_small_pages, use_huge_pages
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.registry.routes import Routes, compile_routes
 from partwise.remote.messages import MAX_THREADS, Assign
@@ -84,7 +85,11 @@ class Assignment:
                 on_progress=on_progress,
                 exchange=exchange,
             )
-            return make_runner(options)
+            runner = make_runner(options)
+        moved_bytes = use_huge_pages(lambda: on_progress(runner.weight_bytes, runner.weight_bytes))
+        note = explain_small_pages(runner.weight_bytes, moved_bytes)
+        runner.notes += () if note is None else (note,)
+        return runner
 
 
 def open_assignment(assign: Assign) -> Assignment:

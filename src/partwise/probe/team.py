@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 
 from partwise.errors import ProbeError
+from partwise.part.huge_pages import use_huge_pages
 from partwise.part.kernels import Kernels, Multiplication
 from partwise.probe.others import count_others_s
 from partwise.probe.points import Multiply, Point, Read, Team
@@ -187,6 +188,7 @@ class _Held:
         own_bytes = point.num_bytes // self._num_processes
         if isinstance(point, Read):
             reading = self._kernels.read(own_bytes)
+            use_huge_pages(_do_nothing)
             return Measured(
                 point=point,
                 passes_per_s=_measure(reading.run, gate),
@@ -208,7 +210,12 @@ class _Held:
         if self._matrices is None or self._key != key:
             self._matrices = None  # the old ones go before the new ones come
             self._key, self._matrices = key, self._kernels.multiply(*key)
+            use_huge_pages(_do_nothing)  # as servers do
         return self._matrices
+
+
+def _do_nothing() -> None:
+    """Nobody waits meanwhile."""
 
 
 def _measure(run: Callable[[], None], gate: Barrier) -> tuple[float, ...]:
