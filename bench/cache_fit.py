@@ -34,6 +34,7 @@ from partwise.distributor.plan import Precision
 from partwise.distributor.speed import Bound, Sharing, find_pass, measure_speed
 from partwise.distributor.workload import ELEMENT_BYTES, Workload
 from partwise.model import LayerKind, Model, open_model
+from partwise.part.huge_pages import use_huge_pages
 from partwise.part.kernels import Kernels, load_kernels
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.remote.frame import Row, RowFlag
@@ -74,6 +75,7 @@ class Chain:
         prompt = [Row(0, 0, PROMPT_TOKENS, RowFlag.PROMPT)]
         for runner in self._runners:
             runner.run(prompt, (self._hidden[:PROMPT_TOKENS],), _do_nothing)
+        use_huge_pages(_do_nothing)  # as a server does
 
     def time_resident(self, tokens: int) -> float:
         """Seconds of a pass through one part that has just been run."""
@@ -108,7 +110,7 @@ class Chain:
 
 
 def _do_nothing() -> None:
-    """Between layers."""
+    """Nobody waits."""
 
 
 def measure(precision: Precision, size_mib: int, host: Host, rounds: int) -> list[Outcome]:
