@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 
 from partwise.errors import FrameError, RemoteError
-from partwise.part import events
 from partwise.part.assignment import open_assignment
 from partwise.part.converter import Converter
-from partwise.part.failures import explain_failure, explain_loss
+from partwise.part.failures import explain_failure
+from partwise.part.holdings import Holdings
 from partwise.part.links import ServerLinks
 from partwise.part.machine import PartMachine
 from partwise.part.memory import resident_bytes
@@ -26,10 +26,13 @@ from partwise.remote.link import Link
 from partwise.remote.messages import (
     AnyMessage,
     Assign,
+    DropPlan,
     Failed,
     Message,
     Ping,
+    PlanChange,
     Refused,
+    SwitchPlan,
     decode_message,
     message_frame,
 )
@@ -60,10 +63,11 @@ class PartServer:
             converter=Converter(self._poller),
             make_runner=make_runner,
             tell=self._tell,
-            fail=self._on_failed,
+            fail=self._fail,
+            do_others=self._do_all,
             empty_bytes=resident_bytes(),
         )
-        self._servings: dict[int, Serving] = {}  # by plan_version
+        self._held: Holdings | None = None
         self._idle = PartMachine()  # answers while there is none
         self._next_check_s = 0.0
 
@@ -71,19 +75,18 @@ class PartServer:
         """Serve until stopped."""
         try:
             while not self._host.is_stopped:
-                is_busy = self._is_busy()
+                is_busy = self._held is not None and self._held.is_busy
                 if not is_busy:
-                    for serving in self._servings.values():
+                    for serving in self._held or ():
                         serving.accounts.timeline.wait()
                 self._poller.poll(0 if is_busy else IDLE_POLL_S)
                 # Before computing, which may take long: every link had its chance right now.
                 if (now_s := time.monotonic()) > self._next_check_s:
                     self._next_check_s = now_s + IDLE_POLL_S
-                    needed = [
-                        link for s in self._servings.values() for link in s.links.needed.values()
-                    ]
-                    self._links.give_up_stalled(now_s, needed)
+                    self._give_up_stalled(now_s)
                 self._do_all()
+                if self._held is not None:
+                    self._held.prepare_asked()
         finally:
             self._host.converter.close()
             self._poller.close()
@@ -93,22 +96,19 @@ class PartServer:
         """Make `run` return within IDLE_POLL_S."""
         self._host.is_stopped = True
 
-    def _is_busy(self) -> bool:
-        for serving in self._servings.values():  # noqa: SIM110 - a generator for each pass
-            if serving.todo:
-                return True
-        return False
+    def _do_all(self, but: Serving | None = None) -> None:
+        if self._held is not None:
+            self._held.do_all(but)
 
-    def _do_all(self) -> None:
-        for serving in tuple(self._servings.values()):
-            if serving.todo:
-                serving.do_all()
+    def _give_up_stalled(self, now_s: float) -> None:
+        needed = [link for serving in self._held or () for link in serving.links.needed.values()]
+        self._links.give_up_stalled(now_s, needed)
 
     # Links
 
     def _accept(self) -> None:
         for hello, channel in self._links.accept():
-            serving = self._servings.get(hello.plan_version)
+            serving = self._find(hello.plan_version)
             if serving is None:
                 channel.close()
             else:
@@ -117,21 +117,10 @@ class PartServer:
     def _on_lost(self, link: Link, error: RemoteError) -> None:
         if link is self._links.coordinator:
             self._unassign()
-            return
-        if link in self._links.refused:
+        elif link in self._links.refused:
             self._links.refused.forget(link)
-            return
-        for serving in self._servings.values():
-            if link in serving.links:
-                if serving.links.forget(link):
-                    self._on_parted(serving, link, error)
-                return
-
-    def _on_parted(self, serving: Serving, link: Link, error: RemoteError) -> None:
-        """A link that ``serving`` needs ended."""
-        step = serving.machine.finished_step
-        where = f"after step {step} (plan_version {serving.plan_version})"
-        self._on_failed(serving, explain_loss(serving.machine.name, link.name, error, where))
+        elif self._held is not None:
+            self._held.lose(link, error)
 
     # Frames
 
@@ -145,7 +134,8 @@ class PartServer:
             except FrameError as exc:
                 self._poller.lose(link, exc)
             return
-        serving = self._servings.get(frame.plan_version)
+        held = self._held
+        serving = held.find(frame.plan_version) if held is not None else None
         if serving is None:
             self._refuse(link, frame)
         else:
@@ -159,35 +149,36 @@ class PartServer:
             self._poller.lose(link, FrameError(text))
             return
         reason = self._say_served()
-        if self._servings:
+        if self._held is not None:
             reason += f", the frame is of {frame.plan_version}"
         told = Refused(microbatch=frame.microbatch, step=frame.step, text=reason)
-        self._tell(told, self._plan_version)
+        self._tell(told, frame.plan_version)
         link.release(frame)
 
-    def _say_served(self) -> str:
-        for serving in self._servings.values():
-            return f"{serving.machine.name} serves plan_version {serving.plan_version}"
-        return f"{self._idle.name} is {self._idle.phase}, not serving"
+    def _find(self, plan_version: int) -> Serving | None:
+        return self._held.find(plan_version) if self._held is not None else None
 
-    @property
-    def _plan_version(self) -> int:
-        """0 without an assignment."""
-        return next(iter(self._servings), 0)
+    def _say_served(self) -> str:
+        if self._held is None:
+            return f"{self._idle.name} is {self._idle.phase}, not serving"
+        serving = self._held.in_force
+        return f"{serving.machine.name} serves plan_version {serving.plan_version}"
 
     def _on_message(self, link: Link, frame: Frame) -> None:
         if link is not self._links.coordinator:
             raise FrameError(f"{link.name} sent a control message: only coordinators may")
         message = decode_message(frame)
-        serving = self._servings.get(frame.plan_version)
-        if serving is None and self._servings:
+        serving = self._find(frame.plan_version)
+        if serving is None and self._held is not None:
             raise FrameError(
                 f"{self._say_served()}, a {type(message).__name__} is of {frame.plan_version}"
             )
         if isinstance(message, Assign):
             self._assign(message)
-        elif serving is None:
+        elif self._held is None or serving is None:
             self._hear_idle(message)
+        elif isinstance(message, PlanChange | SwitchPlan | DropPlan):
+            self._held.hear(message)
         else:
             serving.hear(message)
 
@@ -208,29 +199,24 @@ class PartServer:
     # Assignment
 
     def _assign(self, assign: Assign) -> None:
-        for serving in self._servings.values():
-            raise FrameError(f"{serving.machine.name} is assigned already")
+        if self._held is not None:
+            raise FrameError(f"{self._held.in_force.machine.name} is assigned already")
         try:
-            assignment = open_assignment(assign)
-            event = assignment.event()
+            held = Holdings(self._host, open_assignment(assign))
         except Exception as exc:  # noqa: BLE001 - the server outlives whatever it is sent
             told = explain_failure(self._idle.name, exc)
             self._tell(Failed(error=type(told).__name__, text=str(told)), 0)
             return
-        serving = Serving(assignment, self._host)
-        self._servings[serving.plan_version] = serving
-        serving.apply(event)
+        self._held = held
 
-    def _on_failed(self, serving: Serving, error: Exception) -> None:
-        """Tell the coordinator why an assignment ends, and end it."""
-        told = explain_failure(serving.machine.name, error)
-        serving.apply(events.Broken())
-        self._tell(Failed(error=type(told).__name__, text=str(told)), serving.plan_version)
+    def _fail(self, serving: Serving, error: Exception) -> None:
+        if self._held is not None:
+            self._held.fail(serving, error)
 
     def _unassign(self) -> None:
         """The coordinator went away."""
         self._host.converter.forget()
-        servings, self._servings = self._servings, {}
-        for serving in servings.values():
-            serving.end()
+        held, self._held = self._held, None
+        if held is not None:
+            held.end()
         self._links.reset()

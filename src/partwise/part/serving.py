@@ -53,7 +53,8 @@ class Abandoned(Exception):
 @dataclass(slots=True, kw_only=True)
 class Host:
     """What a part has of its server. ``tell(message, plan_version)`` goes to the coordinator;
-    ``fail(serving, error)`` is told why one cannot go on. ``empty_bytes`` were resident before any
+    ``fail(serving, error)`` is told why one cannot go on, and ``do_others(serving)`` does what all
+    but that one have to do. ``empty_bytes`` were resident before any
     part; ``is_stopped``: the server ends, and nothing is to be finished."""
 
     transport: Transport
@@ -63,6 +64,7 @@ class Host:
     make_runner: RunnerFactory
     tell: Callable[[Message, int], None]
     fail: Callable[[Serving, Exception], None]
+    do_others: Callable[[Serving], None]
     empty_bytes: int
     is_stopped: bool = False
 
@@ -240,6 +242,12 @@ class Serving:
 
     # Loading
 
+    def prepare(self) -> None:
+        """Load beside what runs; no step is of this part until that is said. As `load`."""
+        self.machine.handle(self.assignment.event())
+        self.machine.handle(events.Spanned(0, 0))
+        self.load()
+
     def load(self) -> None:
         """Load the weights. Blocks; links are looked after between two pieces.
 
@@ -262,6 +270,9 @@ class Serving:
     def _on_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._tell(LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes))
         self._attend()
+        # What runs goes on between two pieces of what is to run next.
+        self._host.do_others(self)
+        self._check_wanted()
 
     def _load(self, action: events.Load) -> None:
         try:
@@ -308,6 +319,9 @@ class Serving:
     def _attend(self, timeout_s: float = 0) -> None:
         """Look after links while it loads or computes: for a moment, or until something comes."""
         self._poll(timeout_s)
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
         if self._host.is_stopped or self.machine.phase not in (Phase.LOADING, Phase.SERVING):
             raise Abandoned
 
