@@ -122,8 +122,8 @@ class Net:
         return self._coordinator.stats()
 
     def reports(self, before: Sequence[Stats] | None = None) -> list[PartReport]:
-        """What every part did, since ``before`` (an earlier `counters` of the same plan) or since its
-        plan is in force."""
+        """What every part did, since ``before`` (an earlier `counters` of the same plan), or since
+        its plan is in force."""
         return report_parts(self.plan, self.model, self.counters(), before)
 
     @property

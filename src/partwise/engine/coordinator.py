@@ -33,7 +33,7 @@ from partwise.engine.sequence import (
     make_token,
 )
 from partwise.engine.succession import Succession
-from partwise.engine.takeover import CONNECT_S, Engine, NextPlan, Outcome
+from partwise.engine.takeover import CONNECT_S, OF_NEXT_PLAN, Engine, NextPlan, Outcome
 from partwise.errors import (
     DeadlineExceeded,
     DeploymentClosed,
@@ -47,16 +47,10 @@ from partwise.remote.layout import Array
 from partwise.remote.link import Link
 from partwise.remote.messages import (
     AnyMessage,
-    Connected,
     Failed,
     GetStats,
-    Loaded,
-    LoadProgress,
     Message,
     Ping,
-    PlanReady,
-    PlanRefused,
-    PlanSwitched,
     Pong,
     Refused,
     Release,
@@ -189,10 +183,7 @@ class Coordinator:
         if isinstance(found, PartwiseError):
             raise found
         if found is None:
-            raise DeadlineExceeded(
-                f"plan_version {target.plan.plan_version} is not in force after {wait_s:g} s: does"
-                " the engine still run?"
-            )
+            raise DeadlineExceeded(f"no answer from the engine in {wait_s:g} s: is it alive?")
 
     def _await(self, answer: queue.SimpleQueue[Answered], wait_s: float) -> Answered | None:
         """What the engine answers; None: nothing in ``wait_s``."""
@@ -339,10 +330,7 @@ class Coordinator:
             case Stats():
                 if plan_version == self._parts.plan_version:  # else it is asked anew
                     self._readings.take(entry.part.name, message)
-            case (
-                PlanReady() | PlanRefused() | PlanSwitched() | Loaded() | LoadProgress()
-                | Connected()
-            ):  # fmt: skip
+            case _ if isinstance(message, OF_NEXT_PLAN):
                 self._succession.take(link, message, plan_version)
             case Pong():
                 if self._diagnosis is not None:

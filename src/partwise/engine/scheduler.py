@@ -91,6 +91,7 @@ class Scheduler:
         self._slots: dict[int, int | None] = {}  # microbatch -> the one composed ahead in its slot
         self._next_number = 0
         self._next_step = 1
+        self._restarted_at = 0
         self._is_held = False
 
     @property
@@ -99,16 +100,17 @@ class Scheduler:
         return self._next_step - 1
 
     def hold(self) -> int:
-        """Compose nothing until `restart`; the last step."""
+        """Compose nothing until `restart`; the step at which that begins: a later one each time."""
         self._is_held = True
-        return self.last_step
+        self._next_step = max(self._next_step, self._restarted_at + 1)
+        return self._next_step
 
     def restart(self, limits: Limits) -> None:
         """Parts that know of no sequence compute the next step: those that run are prefilled anew,
         with all their tokens. Nothing may be in flight."""
         assert not self.in_flight, "a step is under way"
         self.limits = limits
-        self._is_held = False
+        self._restarted_at, self._is_held = self._next_step, False
         self._slots.clear()
         self._ready.clear()
         self._prefilling = deque(s for s in self._running.values() if not s.is_finished)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from partwise.engine.plan_parts import PartLink, PlanParts
 from partwise.engine.takeover import Engine, NextPlan, Outcome, Takeover
-from partwise.errors import PartwiseError, PlanError
+from partwise.errors import DeadlineExceeded, PartwiseError, PlanError
 from partwise.registry.publisher import Publisher
 from partwise.remote.frame import Frame
 from partwise.remote.link import Link
 from partwise.remote.messages import Message
+
+GIVEN_UP = (PlanError, DeadlineExceeded)
+"""A part does not do what the new plan asks for; all others end the deployment."""
 
 
 class Succession:
@@ -54,7 +57,7 @@ class Succession:
             return
         try:
             self.takeover.take(link, message, plan_version)
-        except PartwiseError as exc:
+        except GIVEN_UP as exc:
             self._give_up(self.takeover, exc)
 
     def advance(self) -> bool:
@@ -68,7 +71,7 @@ class Succession:
             return False
         try:
             self.takeover.advance()
-        except PartwiseError as exc:
+        except GIVEN_UP as exc:
             self._give_up(self.takeover, exc)
             return False
         return self.takeover.is_known

@@ -25,6 +25,7 @@ from partwise.remote.link import Link
 from partwise.remote.messages import (
     Connected,
     Loaded,
+    LoadProgress,
     Message,
     PlanReady,
     PlanRefused,
@@ -35,6 +36,9 @@ from partwise.remote.transport import Address
 
 CONNECT_S = 30.0
 """How long the parts may take to connect to each other."""
+
+OF_NEXT_PLAN = (PlanReady, PlanRefused, PlanSwitched, Loaded, LoadProgress, Connected)
+"""What servers say of a plan that is to follow."""
 
 Outcome = queue.SimpleQueue[PlanParts | PartwiseError]
 
@@ -54,7 +58,7 @@ class NextPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """What a takeover has of the coordinator. ``send(part, frame)`` does not block; ``hold`` stops
-    composing and says the last step; all parts know of a step within ``switch_s``."""
+    composing and says the next step; all parts know of a step within ``switch_s``."""
 
     send: Callable[[PartLink, Frame], None]
     hold: Callable[[], int]
@@ -162,7 +166,7 @@ class Takeover:
         self._phase = _Phase.SWITCHING
         for entry, clock in self.parts.compare_clocks():
             self._tell(entry, clock)
-        self._publisher.switch(self._engine.hold() + 1, self._engine.switch_s)
+        self._publisher.switch(self._engine.hold(), self._engine.switch_s)
 
     def _tell(self, entry: PartLink, message: Message) -> None:
         self._engine.send(entry, message_frame(message, self.parts.plan_version))

@@ -156,6 +156,8 @@ class Serving:
 
     def _connect(self, connect: Connect) -> None:
         assignment = self.assignment
+        if self.machine.phase is Phase.FAILED:
+            return  # why is told already
         if self.machine.phase is not Phase.LOADED:
             raise FrameError(f"{self.machine.name} is {self.machine.phase}, not loaded")
         if connect.part not in list_called(assignment.routes):
