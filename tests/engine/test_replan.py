@@ -270,8 +270,8 @@ def test_a_server_without_room_for_both_refuses_with_the_bytes(
         with monkeypatch.context() as patch:
             patch.setattr(assignment_module, "available_bytes", lambda: 4096)
             says = (
-                r"part\d does not prepare plan_version 2: part\d needs .* [KM]iB \(\d+ bytes\) for .*"
-                r" beside what server 'server\d' holds, which may take 4.00 KiB \(4096 bytes\) more"
+                r"part\d does not prepare plan_version 2: part\d needs .* [KM]iB \(\d+ bytes\) for"
+                r" .* beside what server 'server\d' holds, which may take 4.00 KiB \(4096 bytes\)"
             )
             with pytest.raises(PlanError, match=says):
                 parts.replan(plan_of(parts.model, OTHER_CUT, 2))
