@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from partwise.errors import DeadlineExceeded, DeploymentClosed, PartFailed, Plan
 from partwise.model import Model
 from partwise.part import assignment as assignment_module
 from partwise.part import serving as serving_module
+from partwise.part.accounts import Accounts
 from partwise.part.machine import Phase
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.serving import Serving
@@ -69,7 +70,6 @@ class Scene(Sharing):
         return make
 
     def alive(self) -> set[tuple[int, str]]:
-        gc.collect()
         return {key for key, found in self.runners.items() if found() is not None}
 
 
@@ -149,6 +149,15 @@ def test_generations_under_way_lose_nothing(
     assert set(versions) == set(range(1, 1 + len(path_of_plans)))
 
 
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    """What is let go of is gone at once, or never."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
 def test_what_the_plan_before_had_is_dropped(tiny_llama: Path) -> None:
     scene = Scene()
     with Parts(tiny_llama, setting(scene, THREE)) as parts:
@@ -200,6 +209,18 @@ def test_the_old_plan_goes_on_while_the_next_is_loaded(tiny_llama: Path) -> None
         thread.join(10)
         check(start(parts, 4), 4)
     assert {version for version, _ in scene.passes} == {1, 2}
+
+
+def test_each_part_is_told_its_clock_under_each_plan(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(Accounts, "set_clock", lambda self, clock: told.append(self))
+    with Parts(tiny_llama, setting(Scene(), THREE)) as parts:
+        for version, stages in enumerate([MIXED, LAST_ALONE], 2):
+            parts.replan(plan_of(parts.model, stages, version))
+        check(start(parts, 3), 3)
+    assert len(set(map(id, told))) == len(told) == 9
 
 
 def test_counters_asked_for_at_any_time_are_of_one_plan(tiny_llama: Path) -> None:
@@ -283,7 +304,7 @@ def test_who_is_late_is_named_and_nothing_notices(tiny_llama: Path, is_deaf: boo
     is_over = threading.Event()
 
     def load(options: RunnerOptions) -> None:
-        stop_s = time.monotonic() + 10
+        stop_s = time.monotonic() + 30  # longer than anybody waits for its end
         while (options.plan.plan_version, options.part) == (2, "part1") and not is_over.is_set():
             if not is_deaf:
                 options.on_progress(1, 2)

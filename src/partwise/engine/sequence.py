@@ -174,8 +174,8 @@ class Sequence:
 
     def restart(self) -> None:
         """What was computed is lost, and nothing is in flight: all tokens are a prompt again."""
+        assert not self.num_in_flight, "a pick may be under way"
         self.num_sent, self.num_prompt = 0, len(self.tokens)
-        self.num_asked = len(self.generated)
 
     def accept(self, token_id: int) -> FinishReason | None:
         """Take the token that the last part picked; says whether it ends the sequence."""

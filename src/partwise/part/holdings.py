@@ -164,9 +164,11 @@ class Holdings:
     def fail(self, serving: Serving, error: Exception) -> None:
         """Tell the coordinator why ``serving`` ends, and end it: what is only prepared is no loss
         to what runs."""
+        version = serving.plan_version
+        if self.find(version) is not serving:
+            return  # it was dropped meanwhile
         told = explain_failure(serving.machine.name, error)
         serving.apply(events.Broken())
-        version = serving.plan_version
         if version == self._subscriber.versions.prepared:
             self._host.tell(PlanRefused(plan_version=version, text=str(told)), version)
         else:
