@@ -43,6 +43,7 @@ SIGNATURES = {
     "Net.submit": "(self, request: 'Request') -> 'Generation'",
     "Net.counters": "(self) -> 'list[Stats]'",
     "Net.reports": "(self, before: 'Sequence[Stats] | None' = None) -> 'list[PartReport]'",
+    "Net.replan": "(self, plan: 'Plan', *, timeout_s: 'float' = 600.0) -> 'None'",
     "Net.close": "(self) -> 'None'",
     "ModuleNet.__call__": "(self, *args: 'Any', **kwargs: 'Any') -> 'Any'",
     "ModuleNet.predict_pushed": "(self, batch: 'int') -> 'dict[tuple[str, str], int]'",

@@ -22,11 +22,12 @@ from partwise.distributor.codecs import with_codec
 from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
-from partwise.engine.coordinator import Coordinator
+from partwise.engine.coordinator import MAX_STEP_S, Coordinator
 from partwise.engine.prepared import Prepared, prepare
 from partwise.engine.reports import PartReport, report_parts
 from partwise.engine.scheduler import Limits
 from partwise.engine.sequence import Generation, Request
+from partwise.engine.takeover import NextPlan
 from partwise.errors import UsageError
 from partwise.launch.local import LocalServers, share_cpus
 from partwise.remote.authenticate import new_token, read_token
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from partwise.module_net import ModuleNet
 
 DEFAULT_MAX_TOKENS = 256
+REPLAN_S = 600.0
+"""How long servers may take to prepare another plan, if nothing else is said."""
 
 
 class Net:
@@ -48,13 +51,16 @@ class Net:
     Methods may be called from any thread; several generations run at once.
     """
 
-    def __init__(self, prepared: Prepared, coordinator: Coordinator, assembly: Assembly) -> None:
+    def __init__(
+        self, prepared: Prepared, coordinator: Coordinator, target: Target, options: DeployOptions
+    ) -> None:
         self.model = prepared.model
-        self.plan = prepared.plan
+        self.plan = target.plan
         self.text = prepared.text
         self._prepared = prepared
         self._coordinator = coordinator
-        self._assembly = assembly
+        self._addresses = target.addresses
+        self._options = options
         self._local: LocalServers | None = None
 
     def generate(
@@ -80,12 +86,44 @@ class Net:
         self._prepared.check(request)
         return self._coordinator.submit(request)
 
+    def replan(self, plan: Plan, *, timeout_s: float = REPLAN_S) -> None:
+        """Go on under ``plan``, of the same model and precision over the same servers, and wait
+        until it is in force. It takes effect at one step on all parts; generations under way lose
+        nothing. They wait while their tokens so far are computed anew, as prompts are.
+
+        Each server loads its new part beside the one that it serves, for which there must be room
+        in its memory; they may take ``timeout_s``. Counters begin anew.
+
+        Raises:
+            PlanError: the plan cannot follow the one in force, or a server cannot run it, with the
+                part's name and the reason: all goes on as before.
+            DeadlineExceeded: a server was late, as before.
+            UsageError: a timeout that is none.
+            PartFailed, RemoteError: the deployment failed meanwhile.
+        """
+        if not 0 < timeout_s <= MAX_STEP_S:
+            raise UsageError(
+                f"timeout_s is {timeout_s:g}, it must be above 0 and at most {MAX_STEP_S:g}, a day:"
+                " give seconds"
+            )
+        prepared = _apply(self._prepared.follow(plan), self._options)
+        following = NextPlan(
+            plan=prepared.plan,
+            model=self.model,
+            addresses=self._addresses,
+            limits=_limit(prepared.plan, self._options),
+            prepare_s=timeout_s,
+        )
+        self._coordinator.replan(following)
+        self._prepared, self.plan = prepared, prepared.plan
+
     def counters(self) -> list[Stats]:
-        """Every part's counters since it was deployed, in stage order."""
+        """Every part's counters since its plan is in force, in stage order."""
         return self._coordinator.stats()
 
     def reports(self, before: Sequence[Stats] | None = None) -> list[PartReport]:
-        """What every part did, since ``before`` (an earlier `counters`) or since it started."""
+        """What every part did, since ``before`` (an earlier `counters` of the same plan), or since
+        its plan is in force."""
         return report_parts(self.plan, self.model, self.counters(), before)
 
     @property
@@ -95,13 +133,13 @@ class Net:
         return [
             (e.part.name, e.loaded.weight_bytes, e.loaded.resident_bytes,
              e.loaded.empty_resident_bytes)
-            for e in self._assembly.parts if e.loaded is not None
+            for e in self._coordinator.parts if e.loaded is not None
         ]  # fmt: skip
 
     @property
     def notes(self) -> list[str]:
         """What parts did otherwise than was to be expected when they were loaded."""
-        return [note for e in self._assembly.parts if e.loaded for note in e.loaded.notes]
+        return [note for e in self._coordinator.parts if e.loaded for note in e.loaded.notes]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -221,11 +259,17 @@ def _deploy_module(
     return deploy_module(module, examples, ModuleWish(**wish), running)
 
 
+def _apply(prepared: Prepared, options: DeployOptions) -> Prepared:
+    """What is prepared, with what ``options`` say of its plan."""
+    codec = "fp32" if options.is_deterministic else options.codec
+    if codec is None:
+        return prepared
+    return replace(prepared, plan=with_codec(prepared.plan, codec))
+
+
 def start(prepared: Prepared, options: DeployOptions) -> Net:
     """Make every part of what is prepared ready."""
-    codec = "fp32" if options.is_deterministic else options.codec
-    if codec is not None:
-        prepared = replace(prepared, plan=with_codec(prepared.plan, codec))
+    prepared = _apply(prepared, options)
     if prepared.addresses:
         return _start_listening(prepared, options)
     return _start_local(prepared, options)
@@ -316,16 +360,18 @@ def _assemble(
     prepared: Prepared, target: Target, transport: TcpTransport, options: DeployOptions
 ) -> Net:
     assembly = Assembly(target, transport)
-    limits = Limits(
-        max_in_flight=options.max_in_flight or len(target.plan.stages),
-        chunk_tokens=options.chunk_tokens,
-        is_deterministic=options.is_deterministic,
-    )
     coordinator = Coordinator(
         assembly,
-        limits,
-        plan_version=target.plan.plan_version,
+        _limit(target.plan, options),
         explain=target.explain,
         step_s=options.step_timeout_s,
     )
-    return Net(prepared, coordinator, assembly)
+    return Net(prepared, coordinator, target, options)
+
+
+def _limit(plan: Plan, options: DeployOptions) -> Limits:
+    return Limits(
+        max_in_flight=options.max_in_flight or len(plan.stages),
+        chunk_tokens=options.chunk_tokens,
+        is_deterministic=options.is_deterministic,
+    )

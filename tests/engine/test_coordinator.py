@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partwise.engine import commands as commands_module
 from partwise.engine import coordinator as coordinator_module
 from partwise.engine.coordinator import _Sent
 from partwise.engine.scheduler import Limits, Microbatch
@@ -368,13 +369,13 @@ def test_log_probabilities_go_to_those_who_ask_whoever_shares_the_batch(tiny_lla
 def test_commands_that_the_engine_does_not_take_are_refused_at_a_limit(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator_module, "MAX_COMMANDS", 3)
+    monkeypatch.setattr(commands_module, "MAX_COMMANDS", 3)
     with Parts(tiny_llama, counting()) as parts:
         engine = parts.coordinator
         is_over = threading.Event()
         engine._command(lambda: is_over.wait(5))
         stop_s = time.monotonic() + 5
-        while engine._commands.qsize() and time.monotonic() < stop_s:
+        while len(engine._commands) and time.monotonic() < stop_s:
             time.sleep(0.001)
         running = [parts.submit([1], 2) for _ in range(3)]
         for _ in range(2):

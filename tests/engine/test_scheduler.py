@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -51,9 +52,12 @@ class World:
         self.ready_since: dict[int, int] = {}  # sequence -> completions until its last pick
         self.longest_wait = 0  # of a sequence with a known next token, in completions
         self.num_completed = 0
+        self.num_prompt: dict[int, int] = {}  # tokens that are sent as a prompt
+        self.last_step = self.restarted_at = 0
 
     def add(self, number: int, request: Request) -> None:
         self.requests[number] = request
+        self.num_prompt[number] = len(request.prompt_ids)
         self.sequences[number] = self.scheduler.add(number, request)
 
     def send(self) -> bool:
@@ -62,6 +66,8 @@ class World:
         if microbatch is None:
             return False
         assert microbatch.number not in self.in_flight
+        assert microbatch.step == self.last_step + 1
+        self.last_step = microbatch.step
         self.check_slot(microbatch)
         self.in_flight[microbatch.number] = microbatch
         self.check_share(microbatch, num_decoding)
@@ -77,7 +83,9 @@ class World:
             sent.extend(new)
             self.check_row(row.sequence, row.flags)
             self.stop_waiting(row.sequence)
-            if row.position < len(self.requests[row.sequence].prompt_ids):
+            is_prompt = row.position < self.num_prompt[row.sequence]
+            assert bool(row.flags & RowFlag.PROMPT) == is_prompt
+            if is_prompt:
                 self.chunks[row.sequence].append(row.num_tokens)
         assert not tokens
         return True
@@ -112,10 +120,7 @@ class World:
         self.longest_wait = max(self.longest_wait, self.num_completed - since)
 
     def is_decoding(self, number: int) -> bool:
-        return (
-            len(self.sent[number]) >= len(self.requests[number].prompt_ids)
-            and number not in self.idle
-        )
+        return len(self.sent[number]) >= self.num_prompt[number] and number not in self.idle
 
     def check_row(self, number: int, flags: int) -> None:
         prompt = list(self.requests[number].prompt_ids)
@@ -132,7 +137,7 @@ class World:
     def check_share(self, microbatch: Microbatch, num_decoding: int) -> None:
         limits = self.limits
         rows = microbatch.rows
-        decoding = [r for r in rows if r.position >= len(self.requests[r.sequence].prompt_ids)]
+        decoding = [r for r in rows if r.position >= self.num_prompt[r.sequence]]
         assert len(decoding) <= -(-num_decoding // limits.max_in_flight)
         assert len(rows) <= max(limits.max_rows, 1)
         # Decode rows are there before prompts fill up what is left.
@@ -194,6 +199,28 @@ class World:
             assert sequence.number not in under_way
             self.idle.append(sequence.number)
 
+    def replan(self, limits: Limits, choose: Callable[[list[int]], int]) -> None:
+        """All that is in flight comes back; then parts that know nothing go on, from a step on that
+        is later than that of the last time."""
+        step = self.scheduler.hold()
+        while self.in_flight:
+            assert self.scheduler.next_microbatch() is None
+            self.complete(choose(self.completable()))
+        assert self.scheduler.next_microbatch() is None
+        assert step > max(self.last_step, self.restarted_at)
+        self.last_step, self.restarted_at = step - 1, step
+        self.limits = limits
+        self.scheduler.restart(limits)
+        for number in self.requests:
+            if number not in self.idle and self.sent[number]:
+                self.num_prompt[number] = len(self.requests[number].prompt_ids) + len(
+                    self.generated[number]
+                )
+                self.num_asked[number] = len(self.generated[number])
+                self.sent[number].clear()
+                self.chunks[number].clear()
+                self.ready_since.pop(number, None)
+
     def check_end(self) -> None:
         assert not self.in_flight
         assert not self.scheduler.in_flight
@@ -254,6 +281,39 @@ def test_each_token_is_sent_once_in_order_whatever_comes_back_when(
         elif action == "cancel":
             if choose(range(10)) == 0:
                 world.cancel(choose(list(world.requests)))
+        elif not world.send() and not world.in_flight and not todo:
+            break
+    world.check_end()
+
+
+@given(
+    limits=st.lists(LIMITS, min_size=2, max_size=4),
+    requests=REQUESTS,
+    stops=st.dictionaries(st.integers(0, 9), st.integers(0, 45), max_size=4),
+    seed=SEEDS,
+)
+@settings(max_examples=200, deadline=None)
+def test_what_runs_is_sent_anew_after_a_restart_and_goes_on_where_it_stood(
+    limits: list[Limits], requests: list, stops: dict[int, int], seed: int
+) -> None:
+    rng = random.Random(seed)
+    stops = {n: max(p, requests[n][0] - 1) for n, p in stops.items() if n < len(requests)}
+    world = World(limits[0], stops)
+    todo, others = list(enumerate(requests)), limits[1:]
+    for _ in range(5000):
+        choices = ["send"]
+        choices += ["add"] if todo else []
+        choices += ["complete"] * 2 if world.in_flight else []
+        action = rng.choice(choices)
+        if others and rng.random() < 0.05:
+            world.replan(others.pop(), rng.choice)
+        elif rng.random() < 0.02 and world.requests:
+            world.cancel(rng.choice(list(world.requests)))
+        elif action == "add":
+            number, (prompt_tokens, max_tokens) = todo.pop(0)
+            world.add(number, request(prompt_tokens, max_tokens, first=number * 50))
+        elif action == "complete":
+            world.complete(rng.choice(world.completable()))
         elif not world.send() and not world.in_flight and not todo:
             break
     world.check_end()

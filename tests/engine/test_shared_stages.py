@@ -204,7 +204,8 @@ def test_a_link_between_members_that_ends_is_named_at_once(tiny_llama: Path) -> 
         generation = parts.submit([7], 20)
         assert is_waiting.wait(5)
         server = next(s for s in parts.servers._servers if s.name == "server1")
-        server._links.needed["part0"].channel.close()  # its own thread does not look at it now
+        (serving,) = server._held
+        serving.links.needed["part0"].channel.close()  # its own thread does not look at it now
         with pytest.raises(RemoteError, match="part0 lost its link to part1 after step 2"):
             list(generation)
 

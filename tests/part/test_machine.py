@@ -25,6 +25,7 @@ from partwise.part.events import (
     Refuse,
     Released,
     Reset,
+    Spanned,
     Unassigned,
 )
 from partwise.part.machine import PartMachine, Phase
@@ -382,3 +383,33 @@ def test_what_breaks_after_the_coordinator_left_leaves_the_server_free() -> None
     machine.handle(Unassigned())
     assert machine.handle(Broken()) == []
     assert machine.phase is Phase.IDLE
+
+
+def test_a_step_of_another_plan_is_refused_with_the_steps_of_this_one() -> None:
+    machine = serving()
+    assert kinds(machine.handle(Received(forward((0, 0, 3), step=1)))) == [Compute]
+    machine.handle(Spanned(0, 5))
+    assert machine.handle(Received(forward((1, 0, 3), step=4))) == [], "it waits"
+    refuse, _ = machine.handle(Received(forward((2, 0, 3), step=5)))
+    says = "part1 computes steps 0:5 under plan_version 7, the frame is of step 5"
+    assert refuse.reason == says
+
+
+def test_what_is_prepared_computes_nothing_before_its_first_step() -> None:
+    machine = serving()
+    machine.handle(Spanned(0, 0))
+    assert kinds(machine.handle(Received(forward((0, 0, 3), step=1)))) == [Refuse, Consume]
+    machine.handle(Spanned(9, 100))
+    assert kinds(machine.handle(Received(forward((0, 0, 3), step=8)))) == [Refuse, Consume]
+    assert kinds(machine.handle(Received(forward((0, 0, 3), step=9)))) == [Compute]
+
+
+def test_a_member_begins_with_the_first_step_of_its_plan() -> None:
+    machine = PartMachine()
+    machine.handle(msgspec.structs.replace(ASSIGNED, num_members=2))
+    machine.handle(LoadDone())
+    machine.handle(Joined())
+    machine.handle(Spanned(9, 100))
+    assert machine.received_step == 8
+    assert machine.handle(Received(forward((1, 0, 1), step=10))) == [], "9 is before it"
+    assert kinds(machine.handle(Received(forward((0, 0, 3), step=9)))) == [Compute]

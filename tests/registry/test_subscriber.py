@@ -110,3 +110,12 @@ def test_what_makes_no_sense_is_refused_with_its_reason(side: Side) -> None:
     assert "nothing is prepared" in text(side.subscriber.handle(told))
     assert "is in use" in text(side.subscriber.handle(DropPlan(plan_version=1)))
     assert side.held == (1,)
+
+
+def test_a_plan_is_dropped_before_a_step_of_the_next_one_where_nothing_runs(side: Side) -> None:
+    side.change(2)
+    side.subscriber.handle(SwitchPlan(plan_version=2, at_step=5))
+    assert side.subscriber.handle(DropPlan(plan_version=1)) is None
+    assert (side.forgotten, side.held) == ([1], (2,))
+    assert side.subscriber.versions.in_force == 2
+    assert side.change(3) == PlanReady(plan_version=3)

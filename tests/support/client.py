@@ -39,7 +39,7 @@ class Client:
     """A link to a server, driven by the test."""
 
     def __init__(self, servers: Servers, *, role: str = "coordinator", deployment: str = "d"):
-        hello = Hello(role=role, name=f"a {role}", deployment=deployment)
+        hello = Hello(role=role, name=f"a {role}", deployment=deployment, plan_version=VERSION)
         channel = servers.transport.connect(servers.addresses["server"], hello)
         self.link = Link(channel, "server")
         self.frames: list[Frame] = []

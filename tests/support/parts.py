@@ -18,6 +18,7 @@ from partwise.engine.assembly import Assembly, Deployment
 from partwise.engine.coordinator import Coordinator
 from partwise.engine.scheduler import Limits
 from partwise.engine.sequence import Generation, Request, Token
+from partwise.engine.takeover import NextPlan
 from partwise.errors import RemoteError
 from partwise.launch.listening import make_torch_runner
 from partwise.model import Model, open_model
@@ -99,6 +100,7 @@ class Parts:
     """A model in parts, ready to run requests. A context manager."""
 
     def __init__(self, path: Path, setting: Setting) -> None:
+        self._setting = setting
         self.model = open_model(path)
         self.plan = setting.plan(self.model)
         names = [part.server for part in self.plan.parts]
@@ -110,6 +112,18 @@ class Parts:
             self.servers.stop()
             self.servers.join()
             raise
+
+    def replan(self, plan: Plan, *, prepare_s: float = 20.0) -> None:
+        """Go on under ``plan``."""
+        target = NextPlan(
+            plan=plan,
+            model=self.model,
+            addresses=self.servers.addresses,
+            limits=self._setting.limits or Limits(max_in_flight=len(plan.stages)),
+            prepare_s=prepare_s,
+        )
+        self.coordinator.replan(target)
+        self.plan = plan
 
     def _assemble(self, path: Path, setting: Setting, transport: Transport) -> Coordinator:
         limits = setting.limits or Limits(max_in_flight=len(self.plan.stages))
@@ -127,7 +141,6 @@ class Parts:
         return Coordinator(
             Assembly(target, transport),
             limits,
-            plan_version=self.plan.plan_version,
             explain=target.explain,
             step_s=setting.step_s,
         )

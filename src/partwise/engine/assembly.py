@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from partwise import errors
 from partwise.distributor.plan import Part, Plan, encode_plan
+from partwise.engine.plan_parts import PartLink, PlanParts
 from partwise.errors import DeadlineExceeded, LaunchError, PartFailed, PartwiseError, RemoteError
 from partwise.model import Model
-from partwise.registry.connections import list_called, list_linked
-from partwise.registry.routes import Routes, compile_routes
+from partwise.registry.routes import compile_routes
 from partwise.remote.authenticate import Hello
 from partwise.remote.frame import Frame, FrameKind
 from partwise.remote.link import Link
@@ -22,7 +22,6 @@ from partwise.remote.messages import (
     EXCHANGE_S,
     AnyMessage,
     Assign,
-    Connect,
     Connected,
     Failed,
     Loaded,
@@ -30,7 +29,6 @@ from partwise.remote.messages import (
     Message,
     Ping,
     Pong,
-    SetClock,
     decode_message,
     message_frame,
 )
@@ -59,27 +57,8 @@ class Deployment:
     exchange_s: float = EXCHANGE_S
 
 
-@dataclass(slots=True, eq=False)
-class PartLink:
-    """One part and the coordinator's link to its server. ``unlinked`` are the parts to which it
-    still needs a link; ``clock_offset_ns`` is how far the server's clock is ahead of ours."""
-
-    part: Part
-    routes: Routes
-    link: Link
-    loaded: Loaded | None = None
-    unlinked: set[str] = field(default_factory=set)
-    done_bytes: int = 0
-    total_bytes: int = 0
-    clock_offset_ns: int = 0
-    best_round_trip_ns: int = 1 << 62
-
-
 class Assembly:
-    """Links to all servers of a deployment, in stage order, each with its part ready.
-
-    ``first`` are those of the first stage's members; ``leader`` speaks for the last stage.
-    """
+    """Links to all servers of a deployment, in stage order, each with its part ready."""
 
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
@@ -95,12 +74,8 @@ class Assembly:
             raise
 
     @property
-    def first(self) -> list[PartLink]:
-        return [entry for entry in self.parts if entry.routes.source is None]
-
-    @property
-    def leader(self) -> PartLink:
-        return next(entry for entry in self.parts if entry.routes.is_leader)
+    def plan_parts(self) -> PlanParts:
+        return PlanParts(self._deployment.plan, self.parts)
 
     def _reach(self, transport: Transport) -> None:
         deployment = self._deployment
@@ -136,13 +111,8 @@ class Assembly:
     def _connect(self) -> None:
         """Let each part connect to those it sends to, the last stage's leader to the first stage,
         and the members of a stage to each other."""
-        entries = {entry.part.name: entry for entry in self.parts}
-        for entry in self.parts:
-            entry.unlinked = set(list_linked(entry.routes))
-        for entry in self.parts:
-            for name in list_called(entry.routes):
-                address = self._deployment.addresses[entries[name].part.server]
-                self._send(entry, Connect(part=name, host=address.host, port=address.port))
+        for entry, connect in self.plan_parts.expect_links(self._deployment.addresses):
+            self._send(entry, connect)
         self._wait(lambda entry: not entry.unlinked, CONNECT_ALL_S, "reach the parts it needs")
 
     def _compare_clocks(self) -> None:
@@ -157,13 +127,8 @@ class Assembly:
                 CONNECT_ALL_S,
                 "answer a ping",
             )
-        entries = {entry.part.name: entry for entry in self.parts}
-        for entry in self.parts:
-            source = entry.routes.source
-            before = entries[source.part] if source else self.leader
-            offset_ns = entry.clock_offset_ns
-            ahead_ns = offset_ns - before.clock_offset_ns
-            self._send(entry, SetClock(ahead_ns=ahead_ns, ahead_of_coordinator_ns=offset_ns))
+        for entry, clock in self.plan_parts.compare_clocks():
+            self._send(entry, clock)
 
     def _send(self, entry: PartLink, message: Message) -> None:
         try:

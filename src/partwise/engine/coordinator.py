@@ -10,19 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from partwise.engine.assembly import Assembly, PartLink, failure, loss
+from partwise.engine.assembly import Assembly, failure, loss
+from partwise.engine.commands import Commands
 from partwise.engine.diagnosis import Diagnosis
+from partwise.engine.plan_parts import PartLink
+from partwise.engine.readings import Answer, Readings
 from partwise.engine.scheduler import Limits, Microbatch, Pick, Scheduler
-from partwise.engine.sequence import FinishReason, Generation, Request, Sequence, Token
+from partwise.engine.sequence import (
+    FinishReason,
+    Generation,
+    Request,
+    Sequence,
+    make_token,
+)
+from partwise.engine.succession import Succession
+from partwise.engine.takeover import CONNECT_S, OF_NEXT_PLAN, Engine, NextPlan, Outcome
 from partwise.errors import (
     DeadlineExceeded,
     DeploymentClosed,
@@ -57,8 +68,7 @@ ANSWER_S = 3.0
 """How long a part may take to answer a ping before it is taken for dead."""
 CHECK_S = 0.2
 """How often a caller that waits for counters looks whether the engine still runs."""
-MAX_COMMANDS = 1 << 14
-"""Those that may wait for the engine: each request has two, to start and to cancel it."""
+Answered = TypeVar("Answered")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,28 +90,24 @@ class Coordinator:
         assembly: Assembly,
         limits: Limits,
         *,
-        plan_version: int,
         explain: Callable[[str], str],
         step_s: float = STEP_S,
     ) -> None:
-        self._parts, self._first, self._leader = assembly.parts, assembly.first, assembly.leader
+        self._parts = assembly.plan_parts
         self._poller = assembly.poller
         self._poller.take_over(self._on_frame, self._on_lost)
-        self._plan_version = plan_version
         self._explain = explain
         self._step_s = step_s
         self._scheduler = Scheduler(limits)
+        engine = Engine(send=self._send, hold=self._scheduler.hold, switch_s=step_s)
+        self._succession = Succession(self._parts, engine)
         self._generations: dict[int, Generation] = {}
         self._sequences: dict[int, Sequence] = {}
         self._sent: dict[int, _Sent] = {}
         self._diagnosis: Diagnosis | None = None
-        self._stats: dict[int, tuple[queue.SimpleQueue[list[Stats]], list[Stats | None]]] = {}
+        self._readings = Readings()
         self._numbers = itertools.count(1)  # of sequences
-        self._stats_numbers = itertools.count(1)
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the wake-up descriptor
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.add(self._event, self._on_commands)
+        self._commands = Commands(self._poller)
         self._error: PartwiseError | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -145,32 +151,57 @@ class Coordinator:
             Overloaded: too much waits for the engine.
         """
         self._check()
-        answer: queue.SimpleQueue[list[Stats]] = queue.SimpleQueue()
-        number = next(self._stats_numbers)
+        answer: Answer = queue.SimpleQueue()
+        number = self._readings.number()
         self._command(lambda: self._ask_stats(number, answer))
-        stop_s = time.monotonic() + self._step_s
-        while time.monotonic() < stop_s:
-            with contextlib.suppress(queue.Empty):
-                return answer.get(timeout=min(CHECK_S, self._step_s))
-            self._check()
-        _, collected = self._stats.pop(number, (answer, []))
-        silent = [e.part.name for e, s in zip(self._parts, collected, strict=False) if s is None]
+        if (found := self._await(answer, self._step_s)) is not None:
+            return found
+        silent = self._readings.give_up(number)
         raise DeadlineExceeded(
             f"no counters from {', '.join(silent) or 'the engine'} in {self._step_s:g} s after step"
-            f" {self._scheduler.last_step} (plan_version {self._plan_version}): is it alive?"
+            f" {self._scheduler.last_step} (plan_version {self._parts.plan_version}): is it alive?"
         )
+
+    @property
+    def parts(self) -> tuple[PartLink, ...]:
+        """The parts of the plan in force, in stage order."""
+        return self._parts.all
+
+    def replan(self, target: NextPlan) -> None:
+        """Go on under another plan, and wait until it is in force. What runs loses nothing.
+
+        Raises:
+            PlanError: a part cannot run it, or another one is on its way; all goes on as before.
+            DeadlineExceeded: a part was late; all goes on as before, unless the step was told.
+            PartwiseError: the engine failed, or is closed.
+        """
+        self._check()
+        outcome: Outcome = queue.SimpleQueue()
+        self._command(lambda: self._succession.begin(target, outcome))
+        wait_s = target.prepare_s + CONNECT_S + 2 * self._step_s
+        found = self._await(outcome, wait_s)
+        if isinstance(found, PartwiseError):
+            raise found
+        if found is None:
+            raise DeadlineExceeded(f"no answer from the engine in {wait_s:g} s: is it alive?")
+
+    def _await(self, answer: queue.SimpleQueue[Answered], wait_s: float) -> Answered | None:
+        """What the engine answers; None: nothing in ``wait_s``."""
+        stop_s = time.monotonic() + wait_s
+        while time.monotonic() < stop_s:
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=min(CHECK_S, wait_s))
+            self._check()
+        return None
 
     def close(self) -> None:
         """End every generation and let the servers go."""
         if self._is_closed:
             return
         self._is_closed = True
-        with self._lock:
-            os.eventfd_write(self._event, 1)
+        self._commands.wake()
         self._thread.join(timeout=CLOSE_S)
-        with self._lock:
-            event, self._event = self._event, -1
-        os.close(event)
+        self._commands.close()
 
     def _check(self) -> None:
         if self._error is not None:
@@ -179,15 +210,8 @@ class Coordinator:
             raise DeploymentClosed("the deployment is closed: deploy the model again")
 
     def _command(self, command: Callable[[], None]) -> None:
-        with self._lock:
-            if self._event >= 0 and self._error is None:  # nobody listens after the end
-                if self._commands.qsize() >= MAX_COMMANDS:
-                    raise Overloaded(
-                        f"{self._commands.qsize()} commands wait for the engine, the limit: try"
-                        " again when it took some"
-                    )
-                self._commands.put(command)
-                os.eventfd_write(self._event, 1)
+        if self._error is None:  # nobody listens after the end
+            self._commands.put(command)
 
     # The engine's thread
 
@@ -197,6 +221,8 @@ class Coordinator:
                 self._poller.poll(0.5)
                 self._send_ready()
                 self._watch_deadlines()
+                if self._succession.takeover is not None:
+                    self._follow_plan()
         except PartwiseError as exc:
             self._error = exc
         except Exception as exc:  # noqa: BLE001 - callers must not wait for a dead engine
@@ -206,11 +232,6 @@ class Coordinator:
             self._poller.close()
             for generation in list(self._generations.values()):
                 generation.put(self._error or FinishReason.CANCELLED)
-
-    def _on_commands(self) -> None:
-        os.eventfd_read(self._event)
-        while not self._commands.empty():
-            self._commands.get()()
 
     def _start(self, number: int, request: Request) -> None:
         self._sequences[number] = self._scheduler.add(number, request)
@@ -230,14 +251,14 @@ class Coordinator:
         while (microbatch := self._scheduler.next_microbatch()) is not None:
             frame = Frame(
                 kind=FrameKind.FORWARD,
-                plan_version=self._plan_version,
+                plan_version=self._parts.plan_version,
                 microbatch=microbatch.number,
                 step=microbatch.step,
                 rows=microbatch.rows,
                 tensors=(np.array(microbatch.tokens, np.int64),),
             )
             self._sent[microbatch.number] = _Sent(microbatch=microbatch, time_s=time.monotonic())
-            for entry in self._first:
+            for entry in self._parts.first:
                 self._send(entry, frame)
 
     def _send(self, entry: PartLink, frame: Frame) -> None:
@@ -247,27 +268,24 @@ class Coordinator:
             self._poller.lose(entry.link, exc)
 
     def _tell(self, entry: PartLink, message: Message) -> None:
-        self._send(entry, message_frame(message, self._plan_version))
-
-    def _entry(self, link: Link) -> PartLink:
-        return next(entry for entry in self._parts if entry.link is link)
+        self._send(entry, message_frame(message, self._parts.plan_version))
 
     def _on_frame(self, link: Link, frame: Frame) -> None:
         if frame.kind is FrameKind.CONTROL:
-            self._on_message(self._entry(link), decode_message(frame))
+            self._on_message(link, decode_message(frame), frame.plan_version)
             return
-        if frame.plan_version != self._plan_version:
+        if frame.plan_version != self._parts.plan_version:
             raise FrameError(
                 f"{link.name} sent a result of plan_version {frame.plan_version}:"
-                f" {self._plan_version} is in force"
+                f" {self._parts.plan_version} is in force"
             )
-        is_result = frame.kind is FrameKind.RESULT and link is self._leader.link
+        is_result = frame.kind is FrameKind.RESULT and link is self._parts.leader.link
         tensors = take_plain(frame)
         is_result = is_result and bool(tensors) and tensors[0].dtype == np.int64
         if not is_result or tensors[0].ndim != 1:
             raise FrameError(
                 f"{link.name} sent a {frame.kind.name} frame of {len(frame.tensors)} tensors: the"
-                f" coordinator takes ids from {self._leader.part.name} only"
+                f" coordinator takes ids from {self._parts.leader.part.name} only"
             )
         self._on_result(link, frame, tensors)
 
@@ -291,7 +309,9 @@ class Coordinator:
     def _report(self, pick: Pick, tensors: tuple[Array, ...]) -> None:
         sequence = pick.sequence
         if not pick.is_stop:
-            self._generations[sequence.number].put(_token(pick, tensors, sequence.request))
+            self._generations[sequence.number].put(
+                make_token(pick.token_id, pick.index, tensors, sequence.request)
+            )
         if pick.finish_reason is not None:
             self._end(sequence, pick.finish_reason)
 
@@ -302,13 +322,16 @@ class Coordinator:
                 sequences=tuple(sequence.number for sequence in idle),
                 step=self._scheduler.last_step,
             )
-            for entry in self._parts:
-                self._tell(entry, message)
+            self._tell_all(message)
 
-    def _on_message(self, entry: PartLink, message: AnyMessage) -> None:
+    def _on_message(self, link: Link, message: AnyMessage, plan_version: int) -> None:
+        entry = self._parts.find(link)
         match message:
             case Stats():
-                self._on_stats(entry, message)
+                if plan_version == self._parts.plan_version:  # else it is asked anew
+                    self._readings.take(entry.part.name, message)
+            case _ if isinstance(message, OF_NEXT_PLAN):
+                self._succession.take(link, message, plan_version)
             case Pong():
                 if self._diagnosis is not None:
                     self._diagnosis.pongs[entry.part.name] = message
@@ -319,30 +342,36 @@ class Coordinator:
             case Refused():
                 raise FrameError(
                     f"{entry.part.name} refused step {message.step}"
-                    f" (plan_version {self._plan_version}): {message.text}"
+                    f" (plan_version {self._parts.plan_version}): {message.text}"
                 )
             case _:
                 raise FrameError(f"{entry.part.name} sent {type(message).__name__} while serving")
 
     def _on_lost(self, link: Link, error: RemoteError) -> None:
-        raise loss(self._entry(link).part, error, self._explain)
+        raise loss(self._parts.find(link).part, error, self._explain)
 
-    # Counters
+    def _ask_stats(self, number: int, answer: Answer) -> None:
+        self._readings.begin(number, self._parts.all, answer)
+        self._tell_all(GetStats(number=number))
 
-    def _ask_stats(self, number: int, answer: queue.SimpleQueue[list[Stats]]) -> None:
-        self._stats[number] = (answer, [None] * len(self._parts))
-        for entry in self._parts:
-            self._tell(entry, GetStats(number=number))
+    def _tell_all(self, message: Message) -> None:
+        for entry in self._parts.all:
+            self._tell(entry, message)
 
-    def _on_stats(self, entry: PartLink, message: Stats) -> None:
-        if message.number not in self._stats:
-            return  # it was asked too long ago
-        answer, collected = self._stats[message.number]
-        collected[self._parts.index(entry)] = message
-        complete = [stats for stats in collected if stats is not None]
-        if len(complete) == len(collected):
-            del self._stats[message.number]
-            answer.put(complete)
+    # A new plan
+
+    def _follow_plan(self) -> None:
+        """Go on under the plan that follows as soon as all know of it and nothing of the one before
+        it is under way."""
+        if not self._succession.advance() or self._scheduler.in_flight:
+            return
+        self._release_idle()
+        takeover = self._succession.finish()
+        self._parts, self._diagnosis = takeover.parts, None
+        self._scheduler.restart(takeover.target.limits)
+        for number in self._readings.begin_again(self._parts.all):
+            self._tell_all(GetStats(number=number))
+        self._send_ready()
 
     # Deadlines
 
@@ -352,8 +381,8 @@ class Coordinator:
             if self._diagnosis.microbatch not in self._sent:
                 self._diagnosis = None
             elif now_s > self._diagnosis.stop_s:
-                parts = [entry.part for entry in self._parts]
-                raise self._diagnosis.explain(parts, self._leader.part)
+                parts = [entry.part for entry in self._parts.all]
+                raise self._diagnosis.explain(parts, self._parts.leader.part)
             return
         # Of several that can be computed since then, the one that was sent first.
         oldest = min(self._sent.values(), key=lambda sent: sent.time_s, default=None)
@@ -361,21 +390,9 @@ class Coordinator:
             self._diagnosis = Diagnosis(
                 microbatch=oldest.microbatch.number,
                 step=oldest.microbatch.step,
-                plan_version=self._plan_version,
+                plan_version=self._parts.plan_version,
                 step_s=self._step_s,
                 answer_s=ANSWER_S,
                 stop_s=now_s + ANSWER_S,
             )
-            for entry in self._parts:
-                self._tell(entry, Ping(number=0, sent_ns=time.monotonic_ns()))
-
-
-def _token(pick: Pick, tensors: tuple[Array, ...], request: Request) -> Token:
-    """The token of a pick, with what was asked for; copies what lives in the frame."""
-    logprob = logits = None
-    for tensor in tensors[1:]:
-        if tensor.ndim == 1 and request.wants_logprobs:
-            logprob = float(tensor[pick.index])
-        elif tensor.ndim == 2 and request.wants_logits:
-            logits = np.array(tensor[pick.index], np.float32)
-    return Token(token_id=pick.token_id, logprob=logprob, logits=logits)
+            self._tell_all(Ping(number=0, sent_ns=time.monotonic_ns()))

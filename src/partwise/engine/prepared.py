@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from partwise.distributor import (
@@ -19,7 +19,7 @@ from partwise.distributor import (
 )
 from partwise.engine.sequence import Request
 from partwise.engine.text import Text
-from partwise.errors import PromptError, UsageError
+from partwise.errors import PlanError, PromptError, UsageError
 from partwise.model import Model
 from partwise.remote.transport import Address, parse_address
 from partwise.store import open_version
@@ -55,6 +55,39 @@ class Prepared:
         self.check(request)
         return request
 
+    def follow(self, plan: Plan) -> Prepared:
+        """With ``plan`` instead, which is to follow the one in force over the same servers.
+
+        Raises:
+            PlanError: it is of another model or precision or over other servers, does not follow
+                the plan in force, does not tile the model, or needs what the runners cannot do.
+        """
+        now = self.plan
+        if plan.plan_version <= now.plan_version:
+            raise PlanError(
+                f"plan_version {plan.plan_version} does not follow {now.plan_version}, which is in"
+                f" force: number the plan {now.plan_version + 1} or higher"
+            )
+        servers = [part.server for part in now.parts]
+        verify_plan(plan, self.model, servers)
+        if left_out := sorted({*servers} - {part.server for part in plan.parts}):
+            raise PlanError(
+                f"the plan has no part for {', '.join(left_out)}, which the deployment has: give"
+                " each server one, or deploy anew with fewer"
+            )
+        check_whole(plan)
+        check_runners(plan, self.model)
+        for what, planned, runs in (
+            ("version", {plan.model.version}, {now.model.version}),
+            ("precision", _precisions(plan), _precisions(now)),
+        ):
+            if planned != runs:
+                raise PlanError(
+                    f"the plan is for {what} {_list(planned)} of {self.model.name} and"
+                    f" {_list(runs)} runs: plan with that, or deploy anew"
+                )
+        return replace(self, plan=plan, why="")
+
     def check(self, request: Request) -> None:
         """Refuse a request that the model cannot run.
 
@@ -77,6 +110,14 @@ class Prepared:
             raise PromptError(
                 f"a token id is outside the vocabulary 0..{self.model.vocab_size - 1}"
             )
+
+
+def _precisions(plan: Plan) -> set[str]:
+    return {part.precision for part in plan.parts}
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, values)))
 
 
 def prepare(

@@ -91,11 +91,31 @@ class Scheduler:
         self._slots: dict[int, int | None] = {}  # microbatch -> the one composed ahead in its slot
         self._next_number = 0
         self._next_step = 1
+        self._restarted_at = 0
+        self._is_held = False
 
     @property
     def last_step(self) -> int:
         """The number of the last step that was composed; 0 before the first."""
         return self._next_step - 1
+
+    def hold(self) -> int:
+        """Compose nothing until `restart`; the step at which that begins: a later one each time."""
+        self._is_held = True
+        self._next_step = max(self._next_step, self._restarted_at + 1)
+        return self._next_step
+
+    def restart(self, limits: Limits) -> None:
+        """Parts that know of no sequence compute the next step: those that run are prefilled anew,
+        with all their tokens. Nothing may be in flight."""
+        assert not self.in_flight, "a step is under way"
+        self.limits = limits
+        self._restarted_at, self._is_held = self._next_step, False
+        self._slots.clear()
+        self._ready.clear()
+        self._prefilling = deque(s for s in self._running.values() if not s.is_finished)
+        for sequence in self._prefilling:
+            sequence.restart()
 
     def add(self, number: int, request: Request) -> Sequence:
         """Let a request run as soon as there is room."""
@@ -119,6 +139,8 @@ class Scheduler:
 
     def next_microbatch(self) -> Microbatch | None:
         """The next rows to send to the first part, if any may go now."""
+        if self._is_held:
+            return None
         while self._waiting and len(self._running) < self.limits.max_sequences:
             sequence = self._waiting.popleft()
             self._running[sequence.number] = sequence
@@ -202,7 +224,7 @@ class Scheduler:
             if sequence.is_finished:
                 self._prefilling.popleft()
                 continue
-            left = len(sequence.request.prompt_ids) - sequence.num_sent
+            left = sequence.num_prompt - sequence.num_sent
             count = min(left, room)
             if count <= 0:
                 return

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from partwise.errors import DeploymentClosed, PartwiseError, PromptError
 from partwise.remote.frame import RowFlag
+from partwise.remote.layout import Array
 
 CHECK_S = 1.0
 
@@ -63,6 +64,18 @@ class Token:
     token_id: int
     logprob: float | None = None
     logits: npt.NDArray[np.float32] | None = None
+
+
+def make_token(token_id: int, index: int, tensors: tuple[Array, ...], request: Request) -> Token:
+    """The token of pick number ``index`` of a result's ``tensors``, with what was asked for; copies
+    what lives in the frame."""
+    logprob = logits = None
+    for tensor in tensors[1:]:  # the first are the ids
+        if tensor.ndim == 1 and request.wants_logprobs:
+            logprob = float(tensor[index])
+        elif tensor.ndim == 2 and request.wants_logits:
+            logits = np.array(tensor[index], np.float32)
+    return Token(token_id=token_id, logprob=logprob, logits=logits)
 
 
 class Generation:
@@ -138,7 +151,8 @@ class Sequence:
     """The scheduler's view of a running request.
 
     ``num_sent`` tokens are on their way through the parts or already computed; the tokens
-    themselves are the prompt's, then the generated ones. ``num_asked`` picks were asked for.
+    themselves are the prompt's, then the generated ones, of which the first ``num_prompt`` are
+    computed as a prompt. ``num_asked`` picks were asked for.
     """
 
     number: int
@@ -149,10 +163,19 @@ class Sequence:
     num_asked: int = 0
     is_finished: bool = False
     generated: list[int] = field(default_factory=list)
+    num_prompt: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.tokens)
 
     @property
     def is_prefilling(self) -> bool:
-        return self.num_sent < len(self.request.prompt_ids)
+        return self.num_sent < self.num_prompt
+
+    def restart(self) -> None:
+        """What was computed is lost, and nothing is in flight: all tokens are a prompt again."""
+        assert not self.num_in_flight, "a pick may be under way"
+        self.num_sent, self.num_prompt = 0, len(self.tokens)
 
     def accept(self, token_id: int) -> FinishReason | None:
         """Take the token that the last part picked; says whether it ends the sequence."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from partwise.distributor.build import say_bytes
+from partwise.distributor.holding import measure_holding
 from partwise.distributor.plan import Plan, decode_plan
 from partwise.distributor.runners import check_runners
 from partwise.distributor.verify import verify_plan
 from partwise.distributor.whole import check_whole
-from partwise.errors import LaunchError
+from partwise.errors import LaunchError, PlanError
 from partwise.model import Model
 from partwise.part.events import Assigned
 from partwise.part.exchange import Exchange
 from partwise.part.huge_pages import explain_small_pages, use_huge_pages
+from partwise.part.memory import available_bytes
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
 from partwise.registry.routes import Routes, compile_routes
 from partwise.remote.messages import MAX_THREADS, Assign
@@ -61,6 +64,46 @@ class Assignment:
     def codec_to(self, part: str) -> str:
         """What the plan sends to ``part`` as: what was picked goes as it is."""
         return next((leg.codec for leg in self.routes.targets if leg.part == part), "fp32")
+
+    def follow(self, plan: Plan) -> Assignment:
+        """What this server holds under the next ``plan``, of the same model.
+
+        Raises:
+            PlanError: the plan is for another version of the model, does not tile it, gives this
+                server nothing, or more than it can hold beside what it holds; or needs what the
+                runners cannot do.
+        """
+        server = self.plan.part(self.part).server
+        part = next((part.name for part in plan.parts if part.server == server), None)
+        if part is None:
+            raise PlanError(f"the plan has no part for server {server!r}: give it one")
+        if plan.model.version != self.plan.model.version:
+            raise PlanError(
+                f"the plan is for version {plan.model.version} of {plan.model.name}, version"
+                f" {self.plan.model.version} runs: plan with that one, or deploy anew"
+            )
+        _check_plan(plan, self.model)
+        routes = compile_routes(plan, self.model, part)
+        following = replace(self, plan=plan, part=part, routes=routes)
+        following.check_room(server)
+        return following
+
+    def check_room(self, server: str) -> None:
+        """Whether the part's weights fit beside what ``server`` holds now.
+
+        Raises:
+            PlanError: they do not; with the bytes.
+        """
+        needed = measure_holding(self.plan, self.model, self.part).weight_bytes
+        limit = available_bytes()
+        if needed > limit:
+            stage = self.plan.stage_of(self.part)
+            raise PlanError(
+                f"{self.part} needs {say_bytes(needed)} ({needed} bytes) for"
+                f" {self.model.describe_range(stage.start, stage.stop)} beside what server"
+                f" {server!r} holds, which may take {say_bytes(limit)} ({limit} bytes) more: give"
+                " it less, or end the deployment and deploy this plan"
+            )
 
     def load(
         self,
@@ -107,9 +150,7 @@ def open_assignment(assign: Assign) -> Assignment:
     plan = decode_plan(assign.plan)
     plan.stage_of(assign.part)
     model = open_version(assign.model_path, plan.model.version)
-    verify_plan(plan, model)
-    check_whole(plan)
-    check_runners(plan, model)
+    _check_plan(plan, model)
     return Assignment(
         part=assign.part,
         deployment=assign.deployment,
@@ -120,3 +161,9 @@ def open_assignment(assign: Assign) -> Assignment:
         threads=assign.threads,
         exchange_s=assign.exchange_s,
     )
+
+
+def _check_plan(plan: Plan, model: Model) -> None:
+    verify_plan(plan, model)
+    check_whole(plan)
+    check_runners(plan, model)

@@ -86,12 +86,12 @@ class FirstReady:
 
 
 class ByStep:
-    """Every step from 1 in its turn, none left out: the members of a stage wait for each other in
-    each, so that all must compute them in one order."""
+    """Every step from the first in its turn, none left out: the members of a stage wait for each
+    other in each, so that all must compute them in one order."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_step: int = 1) -> None:
         self._frames: dict[int, Frame] = {}
-        self._next_step = 1
+        self._next_step = first_step
 
     def __len__(self) -> int:
         return len(self._frames)

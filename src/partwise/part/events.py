@@ -39,6 +39,13 @@ class Joined(msgspec.Struct, frozen=True):
     and a part alone needs none."""
 
 
+class Spanned(msgspec.Struct, frozen=True):
+    """Event: only the steps ``start:stop`` are of this plan; before any is said all are."""
+
+    start: int
+    stop: int
+
+
 class Received(msgspec.Struct, frozen=True):
     """Event: a data frame came in."""
 
@@ -68,7 +75,9 @@ class Unassigned(msgspec.Struct, frozen=True):
     """Event: the coordinator went away."""
 
 
-Event = Assigned | LoadDone | Joined | Received | Computed | Released | Broken | Unassigned
+Event = (
+    Assigned | LoadDone | Joined | Spanned | Received | Computed | Released | Broken | Unassigned
+)
 
 
 class Load(msgspec.Struct, frozen=True):

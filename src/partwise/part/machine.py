@@ -33,6 +33,7 @@ from partwise.part.events import (
     Refuse,
     Released,
     Reset,
+    Spanned,
     Unassigned,
 )
 from partwise.part.picked import PickedTokens
@@ -42,6 +43,7 @@ from partwise.remote.layout import Array
 from partwise.remote.messages import Ping, Pong
 
 MAX_WAITING_FRAMES = 1024
+ALL_STEPS = range(1 << 64)
 
 _PICK = int(RowFlag.PICK)
 
@@ -63,6 +65,7 @@ class PartMachine:
         self.phase = Phase.IDLE
         self.assignment: Assigned | None = None
         self.finished_step = 0
+        self.steps = ALL_STEPS  # those of this plan
         self._positions: dict[int, int] = {}  # sequence -> its next position here
         self._backlog: Backlog = FirstReady()
         self._releases: deque[Released] = deque()  # of steps that are to come here
@@ -72,6 +75,7 @@ class PartMachine:
             Assigned: self._assigned,
             LoadDone: self._load_done,
             Joined: self._joined,
+            Spanned: self._spanned,
             Received: self._received,
             Computed: self._computed,
             Released: self._released,
@@ -143,6 +147,13 @@ class PartMachine:
         self.phase = Phase.SERVING
         return []
 
+    def _spanned(self, event: Spanned) -> list[Action]:
+        is_new_start = event.start != self.steps.start
+        self.steps = range(event.start, event.stop)
+        if is_new_start and self._is_shared:
+            self._backlog = ByStep(event.start)
+        return []
+
     @property
     def _is_first(self) -> bool:
         return self.assignment is not None and self.assignment.is_first
@@ -182,11 +193,8 @@ class PartMachine:
         """Why ``frame`` cannot be taken now, whatever its rows."""
         if self.assignment is None or self.phase is not Phase.SERVING:
             return f"{self.name} is {self.phase}, not serving"
-        if frame.plan_version != self.assignment.plan_version:
-            return (
-                f"{self.name} serves plan_version {self.assignment.plan_version},"
-                f" the frame is of {frame.plan_version}"
-            )
+        if frame.plan_version != self.assignment.plan_version or frame.step not in self.steps:
+            return self._refuse_plan(frame, self.assignment.plan_version)
         if frame.kind is FrameKind.RESULT and self._is_first:
             return refuse_picks(frame, self.assignment, self._positions)
         if frame.kind is not FrameKind.FORWARD or not frame.rows:
@@ -194,6 +202,19 @@ class PartMachine:
         if len(self._backlog) >= MAX_WAITING_FRAMES:
             return f"{len(self._backlog)} frames wait at {self.name}, the limit"
         return refuse_tensor(frame, self.assignment)
+
+    def _refuse_plan(self, frame: Frame, plan_version: int) -> str:
+        """Why ``frame`` is not of the plan that is served."""
+        if frame.plan_version != plan_version:
+            return (
+                f"{self.name} serves plan_version {plan_version},"
+                f" the frame is of {frame.plan_version}"
+            )
+        start, stop = self.steps.start, self.steps.stop
+        return (
+            f"{self.name} computes steps {start}:{stop} under plan_version {plan_version},"
+            f" the frame is of step {frame.step}"
+        )
 
     def _start_next(self) -> list[Action]:
         """Compute the next waiting frame, if one may be computed now."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from partwise.part.accounts import Accounts
 from partwise.part.converter import Converter
-from partwise.part.links import ServerLinks
+from partwise.part.links import PartLinks
 from partwise.part.packer import Packer, Way
 from partwise.remote.frame import Frame
 from partwise.remote.link import Link
@@ -19,7 +19,7 @@ class Outbox:
     thread alone uses it. ``send`` puts a frame on a link, None where that ended; ``fail`` is told
     why one cannot be packed."""
 
-    links: ServerLinks
+    links: PartLinks
     converter: Converter
     accounts: Accounts
     send: Callable[[Link | None, Frame], None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from partwise.part.memory import list_groups, read_words
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -18,30 +20,11 @@ def read_limits(root: Path = Path("/")) -> Limits:
     """The limits of this process's groups; ``root`` is where the file system begins."""
     memory: list[int] = []
     cores: list[int] = []
-    for folder in _list_groups(root):
-        limit = _read_words(folder / "memory.max")
+    for folder in list_groups(root):
+        limit = read_words(folder / "memory.max")
         if limit and limit[0].isdecimal():
             memory.append(int(limit[0]))
-        quota = _read_words(folder / "cpu.max")  # microseconds of computing, of each period
+        quota = read_words(folder / "cpu.max")  # microseconds of computing, of each period
         if len(quota) == 2 and all(word.isdecimal() for word in quota) and int(quota[1]):
             cores.append(max(1, int(quota[0]) // int(quota[1])))
     return Limits(memory_bytes=min(memory, default=None), cores=min(cores, default=None))
-
-
-def _list_groups(root: Path) -> list[Path]:
-    """The folders of the process's group and of those that it lies in."""
-    mount = root / "sys/fs/cgroup"
-    words = [line.partition("::") for line in _read_lines(root / "proc/self/cgroup")]
-    own = next((Path(path.strip("/")) for number, _, path in words if number == "0"), Path())
-    return [mount / folder for folder in (own, *own.parents)]
-
-
-def _read_words(path: Path) -> list[str]:
-    return [word for line in _read_lines(path) for word in line.split()]
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:  # no such group, or another version
-        return []

@@ -83,6 +83,9 @@ class Subscriber:
                 self._let_go(version)
 
     def _drop(self, plan_version: int) -> None:
+        following = self.versions.following
+        if following is not None and plan_version == self.versions.in_force:
+            self.versions.begin(following[1])  # nothing of what it replaces is under way any more
         if self.versions.drop(plan_version):
             self._let_go(plan_version)
 

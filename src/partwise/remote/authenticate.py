@@ -35,11 +35,13 @@ _LENGTH = struct.Struct("<H")
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """Who connects: the coordinator of ``deployment``, or the part ``name`` of it."""
+    """Who connects: the coordinator of ``deployment``, or the part ``name`` of it under
+    ``plan_version`` (0: it does not say)."""
 
     role: str
     name: str
     deployment: str
+    plan_version: int = 0
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
