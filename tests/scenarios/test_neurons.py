@@ -23,7 +23,8 @@ from partwise.registry.routes import compile_routes
 from support.decoders import save_decoder
 from support.oracle import Oracle, random_prompts
 from support.parts import Parts, Setting
-from support.sharing import Computed, read_settled, share_layers
+from support.plans import Computed
+from support.sharing import read_settled, share_layers
 
 # Longer than a chunk, shorter, one token; together they share microbatches.
 LENGTHS = (150, 3, 1, 40)

@@ -14,15 +14,9 @@ from partwise.distributor.connectivity import own_by_count
 from partwise.distributor.hypergraph import count_sent
 from partwise.distributor.plan import Plan
 from partwise.distributor.strategies import STRATEGIES
-from support.modules import (
-    LocalRun,
-    call_whole,
-    capture_net,
-    capture_to,
-    find_largest_error,
-    plan_with,
-)
+from support.modules import LocalRun, call_whole, capture_net, capture_to, find_largest_error
 from support.nets import Mlp, make_net, make_nets
+from support.planning import plan_with
 from support.sparse import shuffled_blocks
 
 NUM_CASES = 1000

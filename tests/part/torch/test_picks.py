@@ -17,7 +17,7 @@ from partwise.registry.gathers import list_ids
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 from support.exchange import join_threads, run_members
-from support.stages import find_ranges
+from support.plans import find_ranges
 
 ALL = RowFlag.PICK | RowFlag.LOGPROB | RowFlag.LOGITS
 ASKING = [Row(0, 0, 1, ALL)]
