@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from partwise.distributor.build import identify, join
 from partwise.distributor.codecs import CODECS
@@ -76,6 +77,17 @@ def find_ranges(owner_of: Sequence[int], member: int) -> Ranges:
     is_own = np.concatenate([[False], np.asarray(owner_of) == member, [False]])
     bounds = np.flatnonzero(is_own[1:] != is_own[:-1]).tolist()
     return tuple(zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def list_owners(plan: Plan, widths: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The member that owns each neuron of each layer, where layers have one kind, in one stage."""
+    owners = [np.zeros(width, np.int64) for width in widths]
+    for i, member in enumerate(plan.stages[0].members):
+        for share in member.neurons:
+            for layer in filter(share.is_about, range(len(widths))):
+                for start, stop in share.ranges:
+                    owners[layer][start:stop] = i
+    return owners
 
 
 def deal_neurons(rng: random.Random, count: int, num_members: int) -> list[Ranges]:

@@ -14,7 +14,7 @@ from oracle_cases import load_network
 from partwise.distributor.member_shares import find_granules
 from partwise.errors import NotFinite, PlanError
 from partwise.model import open_model
-from partwise.part.onnx import segments
+from partwise.part.onnx import linear, segments
 from partwise.part.onnx.kv import KvPool
 from partwise.part.onnx.runner import OnnxRunner
 from partwise.remote.frame import Row, RowFlag
@@ -30,10 +30,13 @@ ROUNDED = 0.05
 """How far apart sums in another order may be where products round their inputs to int8: measured up
 to 0.024 on 4 random blocks. Wrong neurons are further (`test_swapped_shares_are_caught`)."""
 EVERYTHING = {"kv_group": (0, 1), "mlp_unit": (1, 0), "vocabulary_row": (0, 0, 1)}
+EVERYTHING_OF_THREE = {"kv_group": (0, 1, 2, 0), "mlp_unit": (2, 1, 0), "vocabulary_row": (1, 2, 0)}
+IN_FP32 = 0
+"""The level of accuracy at which products of rounded weights leave their inputs as they are."""
 OWNERS: dict[str, tuple[int, Owners]] = {
     "halves": (2, {"kv_group": (0, 0, 1, 1), "mlp_unit": (0, 1), "vocabulary_row": (0, 1)}),
     "uneven": (2, {"kv_group": (0, 1, 1, 1), "mlp_unit": (1, 1, 0), "vocabulary_row": (0, 0, 1)}),
-    "three": (3, {"kv_group": (0, 1, 2, 0), "mlp_unit": (2, 1, 0), "vocabulary_row": (1, 2, 0)}),
+    "three": (3, EVERYTHING_OF_THREE),
     "four": (4, {"kv_group": (3, 2, 1, 0), "mlp_unit": (0, 1, 2, 3), "vocabulary_row": (2, 0, 3)}),
     "one without groups": (2, {"kv_group": (0,), "mlp_unit": (0, 1)}),
     "one without units": (2, {"kv_group": (0, 1), "mlp_unit": (1,)}),
@@ -106,6 +109,22 @@ def test_rounded_shares_are_as_the_rounded_whole(
     path = decoders(name)
     found = run_passes(open_members(path, EVERYTHING, precision=precision))
     assert find_difference(_without_picks(found), _without_picks(wholes(path, precision))) < ROUNDED
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("llama", "int8"), ("llama tied", "int4"), ("qwen3", "int4"), ("phi3", "int8")],
+)
+def test_rounded_shares_add_up_where_inputs_are_not_rounded(
+    name: str, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remains at `ROUNDED` is of inputs alone, which fall on the other side of a rounding."""
+    monkeypatch.setattr(linear, "ACCURACY_LEVEL", IN_FP32)
+    path = save_decoder(tmp_path, name, **SIZES)  # a graph of its own, for the level is in no key
+    model = open_model(path)
+    whole = run_passes(Stages(path, plan_members(model, 1, {}, precision=precision), OnnxRunner))
+    members = open_members(path, EVERYTHING_OF_THREE, 3, precision)
+    assert find_difference(run_passes(members), whole) < RELATIVE
 
 
 def _without_picks(outputs: Outputs) -> Outputs:
