@@ -99,10 +99,12 @@ def test_logits_of_every_step_are_those_of_transformers(
     )
     comparison = oracle.compare(path, random_prompts(*LENGTHS, seed=3), MAX_TOKENS, setting)
     assert comparison.is_within_bounds, comparison
-    assert {len(given) for given in listening.given.values()} == {
-        len(weights) for *_, weights in stages
-    }
-    assert all(len(set(given)) == 1 for given in listening.given.values()), "other bits"
+    num_members = {start: len(weights) for start, _, weights in stages}
+    for (start, number), given in listening.given.items():
+        assert len(set(given)) == 1, "members hold other bits"
+        # Whoever waits for no member any more may still be in its last pass when all is over.
+        is_last = (start, number + 1) not in listening.given
+        assert is_last or len(given) == num_members[start]
 
 
 def test_four_members_under_random_delays(four_groups: Path, oracle: Oracle) -> None:
