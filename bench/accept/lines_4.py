@@ -165,7 +165,7 @@ SHOWN = (
     (
         "4.11",
         "members over servers: mixed plans, 4 members, the same bits, bytes as predicted",
-        17,
+        16,
         ("tests/scenarios/test_neurons.py",),
     ),
     (
