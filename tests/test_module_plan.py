@@ -11,7 +11,8 @@ from torch import nn
 import partwise
 from partwise.errors import PartwiseError, PlanError, UsageError
 from partwise.module_plan import ModuleWish, prepare_module
-from support.modules import capture_net, plan_with
+from support.modules import capture_net
+from support.planning import plan_with
 
 
 def prepare(name: str, **wish: Any) -> partwise.Plan:

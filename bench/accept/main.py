@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from accept import lines_1, lines_2, lines_3
+from accept import lines_1, lines_2, lines_3, lines_4
 from accept.line import Line, Record, Status, not_run
 from accept.runner import run_line
 from accept.state import State, name_commit
 from harness import ROOT, report
 from partwise.cli.format import format_table
 
-LINES = (*lines_1.LINES, *lines_2.LINES, *lines_3.LINES)
+LINES = (*lines_1.LINES, *lines_2.LINES, *lines_3.LINES, *lines_4.LINES)
 HEADERS = ("id", "line", "figure", "bound", "status", "s")
 
 

@@ -19,9 +19,9 @@ from support.modules import (
     capture_net,
     capture_to,
     find_largest_error,
-    plan_with,
 )
 from support.nets import Mlp, make_net, make_nets
+from support.planning import plan_with
 
 
 @pytest.mark.parametrize("name", make_nets())

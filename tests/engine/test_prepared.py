@@ -13,7 +13,8 @@ from partwise.distributor.plan import NeuronShare
 from partwise.engine.prepared import prepare
 from partwise.errors import PlanError, PromptError, UsageError
 from partwise.model import open_model
-from support.sharing import Computed, share_layers
+from support.plans import Computed
+from support.sharing import share_layers
 
 
 def test_a_plan_whose_stage_is_shared_runs(tiny_llama: Path) -> None:

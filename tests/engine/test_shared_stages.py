@@ -19,7 +19,8 @@ from partwise.part import members as members_module
 from partwise.registry.routes import compile_routes
 from partwise.remote.tcp import TcpTransport
 from support.parts import Parts, Setting
-from support.sharing import Computed, Sharing, read_settled, share_layers
+from support.plans import Computed
+from support.sharing import Sharing, read_settled, share_layers
 
 SHARED = {
     "2 alone": [(0, 9, [1, 1])],

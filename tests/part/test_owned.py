@@ -13,7 +13,7 @@ from partwise.model import open_model
 from partwise.part import owned as owned_module
 from partwise.part.owned import Owned, read_owned
 from partwise.store import Store
-from support.stages import find_ranges
+from support.plans import find_ranges
 
 
 def count_reads(patch: pytest.MonkeyPatch) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +18,19 @@ from oracle_comparison import Comparison
 from partwise.cli.main import main
 from partwise.distributor import Plan, encode_plan
 from partwise.distributor.plan import Precision, RunnerName
+from partwise.engine.reports import report_parts
 from partwise.engine.scheduler import Limits
 from partwise.errors import PartFailed
-from partwise.launch.listening import make_onnx_runner
+from partwise.launch.listening import make_onnx_runner, make_torch_runner
 from partwise.model import Model
+from partwise.part.runner import Runner, RunnerOptions
 from partwise.registry.routes import compile_routes
+from partwise.remote.layout import Array
 from support.decoders import save_decoder
 from support.oracle import Oracle, random_prompts
 from support.parts import Parts, Setting
-from support.sharing import Computed, read_settled, share_layers
+from support.plans import Computed
+from support.sharing import read_settled, share_layers
 
 # Longer than a chunk, shorter, one token; together they share microbatches.
 LENGTHS = (150, 3, 1, 40)
@@ -59,17 +66,45 @@ def four_groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_decoder(tmp_path_factory.mktemp("four-groups"), "llama", **sizes)
 
 
+class Listening:
+    """Makes runners of torch, and keeps what the members of each stage give in every pass."""
+
+    def __init__(self) -> None:
+        self.given: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
+
+    def make(self, options: RunnerOptions) -> Runner:
+        runner, start = make_torch_runner(options), options.plan.stage_of(options.part).start
+        run, numbers = runner.run, itertools.count()
+
+        def listen(*arguments: Any) -> tuple[Array, ...]:
+            tensors = run(*arguments)
+            data = b"".join(tensor.tobytes() for tensor in tensors)
+            self.given[start, next(numbers)].append(data)
+            return tensors
+
+        runner.run = listen  # type: ignore[method-assign]
+        return runner
+
+
 @pytest.mark.parametrize(("model", "stages"), SHARED.values(), ids=SHARED)
 def test_logits_of_every_step_are_those_of_transformers(
     model: str, stages: list, oracle: Oracle, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(model)
+    listening = Listening()
     setting = Setting(
         make_plan=lambda described: share_layers(described, stages),
+        make_runner=listening.make,
         limits=Limits(max_in_flight=len(stages) + 1),
     )
     comparison = oracle.compare(path, random_prompts(*LENGTHS, seed=3), MAX_TOKENS, setting)
     assert comparison.is_within_bounds, comparison
+    num_members = {start: len(weights) for start, _, weights in stages}
+    for (start, number), given in listening.given.items():
+        assert len(set(given)) == 1, "members hold other bits"
+        # Whoever waits for no member any more may still be in its last pass when all is over.
+        is_last = (start, number + 1) not in listening.given
+        assert is_last or len(given) == num_members[start]
 
 
 def test_four_members_under_random_delays(four_groups: Path, oracle: Oracle) -> None:
@@ -98,7 +133,7 @@ def test_rounded_members_say_what_one_rounded_part_says(
             assert np.abs(logits - whole).max() < ROUNDED * np.abs(whole).max()
 
 
-def test_members_exchange_the_bytes_that_routes_predict(tiny_llama: Path) -> None:
+def test_parts_send_the_bytes_that_routes_predict(tiny_llama: Path) -> None:
     stages = [(0, 4, [1, 1, 1]), (4, 9, [1, 1])]
     setting = Setting(
         make_plan=lambda model: share_layers(model, stages), limits=Limits(max_in_flight=1)
@@ -107,14 +142,24 @@ def test_members_exchange_the_bytes_that_routes_predict(tiny_llama: Path) -> Non
         all_routes = [compile_routes(parts.plan, parts.model, p.name) for p in parts.plan.parts]
         list(parts.submit([7, 8, 9], 5))
         stats = read_settled(parts, [5 * len(routes.exchanges) for routes in all_routes])
-    for routes, found in zip(all_routes, stats, strict=True):
+    reports = report_parts(parts.plan, parts.model, stats, None)
+    for routes, report in zip(all_routes, reports, strict=True):
         # A prompt of three tokens, then four of one; one is picked after each.
         expected = routes.exchanged_bytes(3, 1) + 4 * routes.exchanged_bytes(1, 1)
-        assert found.exchanged.sent_bytes == expected
+        assert report.exchange is not None
+        assert report.exchange.sent_bytes == expected
+        sent_bytes = sum(link.moved_bytes for link in report.links)
+        assert sent_bytes == routes.sent_hop_bytes(3) + 4 * routes.sent_hop_bytes(1)
 
 
 @pytest.mark.parametrize(
-    ("model", "runner"), [("tiny_llama", "torch"), ("tiny_llama", "onnx"), ("smollm2", "torch")]
+    ("model", "runner"),
+    [
+        ("tiny_llama", "torch"),
+        ("tiny_llama", "onnx"),
+        ("tiny_mixtral", "torch"),
+        ("smollm2", "torch"),
+    ],
 )
 def test_two_processes_share_a_model(
     model: str, runner: RunnerName, oracle: Oracle, request: pytest.FixtureRequest

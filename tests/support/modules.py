@@ -23,7 +23,6 @@ from partwise.capture.layouts import COORDINATOR
 from partwise.capture.passes import Pass
 from partwise.capture.schedule import Parcel, Schedule, compile_schedule
 from partwise.distributor.plan import Plan
-from partwise.distributor.strategies import STRATEGIES
 from partwise.engine.module.assembly import ModuleTarget
 from partwise.errors import RemoteError
 from partwise.model import Model
@@ -37,7 +36,6 @@ from partwise.remote.memory import MemoryTransport
 from partwise.remote.transport import Address
 from partwise.store import Store
 from support.nets import make_net
-from support.planning import make_problem
 
 WAIT_S = 10.0
 
@@ -69,11 +67,6 @@ def capture_net(name: str) -> CapturedNet:
     return CapturedNet(
         net=net, make_batch=make_batch, captured=captured, model=model, folder=folder
     )
-
-
-def plan_with(model: Model, strategy: str, num_parts: int, **options: Any) -> Plan:
-    """The plan of a strategy over equal servers s0, s1, ..."""
-    return STRATEGIES[strategy].plan(make_problem(model, num_parts, **options))
 
 
 def list_tensors(result: Any) -> list[torch.Tensor]:

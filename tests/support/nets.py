@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from support.sparse import Mask
 
 
 class Mlp(nn.Module):
@@ -22,6 +25,15 @@ class Mlp(nn.Module):
         for layer in self.layers[:-1]:
             x = functional.relu(layer(x))
         return self.layers[-1](x)
+
+
+def make_sparse_net(masks: Sequence[Mask]) -> Mlp:
+    """Square layers of which only the weights in their masks are not zero. These are as large as
+    that results stay of one size through all layers: of neurons that are lost much is lost."""
+    net = Mlp([len(masks[0])] * (len(masks) + 1)).eval()
+    for layer, mask in zip(net.layers, masks, strict=True):
+        layer.weight.data *= torch.from_numpy(mask) * (6 / mask.mean()) ** 0.5
+    return net
 
 
 class Cnn(nn.Module):

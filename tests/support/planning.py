@@ -11,7 +11,9 @@ from typing import Any
 
 from partwise.cluster.description import Cluster, Curve, Host, LinkSpeed, Rates, Server
 from partwise.distributor.min_max import RunCosts
+from partwise.distributor.plan import Plan
 from partwise.distributor.problem import Problem
+from partwise.distributor.strategies import STRATEGIES
 from partwise.distributor.workload import Workload
 from partwise.model.description import Model
 
@@ -133,6 +135,11 @@ def make_problem(model: Model, num_servers: int, /, **options: Any) -> Problem:
     """Equal servers with memory in plenty."""
     cluster = make_cluster([1.0] * num_servers, [GIB] * num_servers)
     return pose(model, cluster, **options)
+
+
+def plan_with(model: Model, strategy: str, num_servers: int, **options: Any) -> Plan:
+    """The plan of a strategy for ``num_servers`` equal servers s0, s1, ..."""
+    return STRATEGIES[strategy].plan(make_problem(model, num_servers, **options))
 
 
 def pose(model: Model, cluster: Cluster, /, **options: Any) -> Problem:

@@ -1,19 +1,93 @@
-"""Random plans: stages of one or several members, whose neurons lie in arbitrary ranges."""
+"""Plans of given stages, and random ones whose neurons lie in arbitrary ranges."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 from partwise.distributor.build import identify, join
 from partwise.distributor.codecs import CODECS
 from partwise.distributor.placement import place_parameters
-from partwise.distributor.plan import Link, Member, NeuronShare, Part, Plan, Stage
+from partwise.distributor.plan import (
+    Link,
+    Member,
+    NeuronShare,
+    Part,
+    Plan,
+    Precision,
+    RunnerName,
+    Stage,
+)
 from partwise.distributor.verify import verify_plan
 from partwise.model import Model
 
 Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """How the parts of a plan are computed."""
+
+    runner: RunnerName = "torch"
+    precision: Precision = "fp32"
+    plan_version: int = 1
+
+
+BY_TORCH = Computed()
+
+
+def put_together(
+    model: Model,
+    stages: Sequence[Stage],
+    computed: Computed = BY_TORCH,
+    *,
+    server: str = "server",
+    links: Sequence[Link] | None = None,
+) -> Plan:
+    """The verified plan of ``stages``, whose parts are on server0 and so on."""
+    names = [member.part for stage in stages for member in stage.members]
+    plan = Plan(
+        plan_version=computed.plan_version,
+        strategy="by hand",
+        model=identify(model),
+        stages=tuple(stages),
+        parts=tuple(
+            Part(
+                name=name,
+                server=f"{server}{i}",
+                runner=computed.runner,
+                precision=computed.precision,
+            )
+            for i, name in enumerate(names)
+        ),
+        links=tuple(join(stages) if links is None else links),
+        placements=place_parameters(model, stages),
+    )
+    verify_plan(plan, model)
+    return plan
+
+
+def find_ranges(owner_of: Sequence[int], member: int) -> Ranges:
+    """Which neurons ``member`` owns."""
+    is_own = np.concatenate([[False], np.asarray(owner_of) == member, [False]])
+    bounds = np.flatnonzero(is_own[1:] != is_own[:-1]).tolist()
+    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def list_owners(plan: Plan, widths: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The member that owns each neuron of each layer, where layers have one kind, in one stage."""
+    owners = [np.zeros(width, np.int64) for width in widths]
+    for i, member in enumerate(plan.stages[0].members):
+        for share in member.neurons:
+            for layer in filter(share.is_about, range(len(widths))):
+                for start, stop in share.ranges:
+                    owners[layer][start:stop] = i
+    return owners
 
 
 def deal_neurons(rng: random.Random, count: int, num_members: int) -> list[Ranges]:
@@ -67,14 +141,4 @@ def random_plan(rng: random.Random, model: Model, plan_version: int = 1) -> Plan
         Link(source=link.source, target=link.target, codec=rng.choice(CODECS))
         for link in join(stages)
     ]
-    plan = Plan(
-        plan_version=plan_version,
-        strategy="random",
-        model=identify(model),
-        stages=tuple(stages),
-        parts=tuple(Part(name=f"part{i}", server=f"server{i}") for i in range(num_parts)),
-        links=tuple(links),
-        placements=place_parameters(model, stages),
-    )
-    verify_plan(plan, model)
-    return plan
+    return put_together(model, stages, Computed(plan_version=plan_version), links=links)

@@ -6,14 +6,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from partwise.distributor import Plan, place_parameters, verify_plan
-from partwise.distributor.build import identify, join
+from partwise.distributor import Plan
 from partwise.distributor.member_shares import find_granules
-from partwise.distributor.plan import Member, NeuronShare, Part, Precision, RunnerName, Stage
+from partwise.distributor.plan import Member, NeuronShare, Stage
 from partwise.distributor.shares import lay_out, round_shares
 from partwise.model import Model
 from partwise.part.runner import RunnerFactory, RunnerOptions
@@ -21,21 +19,13 @@ from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 from partwise.remote.messages import Stats
 from support.parts import Hook, Parts, ignore_pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computed:
-    """How the parts of a shared plan are computed."""
-
-    runner: RunnerName = "torch"
-    precision: Precision = "fp32"
-    plan_version: int = 1
+from support.plans import BY_TORCH, Computed, put_together
 
 
 def share_layers(
     model: Model,
     stages: Sequence[tuple[int, int, Sequence[int]]],
-    computed: Computed = Computed(),
+    computed: Computed = BY_TORCH,
     *,
     server: str = "server",
 ) -> Plan:
@@ -48,26 +38,7 @@ def share_layers(
         shares = _deal(model, (start, stop), weights, granules)
         members = tuple(Member(part=next(names), neurons=own) for own in shares)
         made.append(Stage(start=start, stop=stop, members=members))
-    names = [member.part for stage in made for member in stage.members]
-    plan = Plan(
-        plan_version=computed.plan_version,
-        strategy="by hand",
-        model=identify(model),
-        stages=tuple(made),
-        parts=tuple(
-            Part(
-                name=name,
-                server=f"{server}{i}",
-                runner=computed.runner,
-                precision=computed.precision,
-            )
-            for i, name in enumerate(names)
-        ),
-        links=join(made),
-        placements=place_parameters(model, made),
-    )
-    verify_plan(plan, model)
-    return plan
+    return put_together(model, made, computed, server=server)
 
 
 def _deal(

@@ -11,7 +11,6 @@ import torch
 from partwise.distributor import verify_plan
 from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.plan import Member, NeuronShare, Plan, Stage
-from partwise.distributor.strategies import STRATEGIES
 from partwise.model import Model, open_model
 from partwise.part.exchange import Exchange
 from partwise.part.runner import Runner, RunnerFactory, RunnerOptions
@@ -20,15 +19,10 @@ from partwise.remote.layout import Array
 from partwise.store import Store
 from support.exchange import ThreadExchange, join_threads, run_members
 from support.planning import make_problem
+from support.plans import find_ranges
 
-Ranges = tuple[tuple[int, int], ...]
 Owners = Mapping[str, Sequence[int]]
 """By kind of neurons, the member that owns each of them."""
-
-
-def plan_with(model: Model, strategy: str, num_servers: int, **options: object) -> Plan:
-    """The plan of a strategy for ``num_servers`` equal servers."""
-    return STRATEGIES[strategy].plan(make_problem(model, num_servers, **options))
 
 
 def plan_owners(model: Model, num_members: int, owners: Mapping[int, Owners]) -> Plan:
@@ -59,13 +53,6 @@ def plan_stages(
     return build_plan(make_problem(model, len(servers)), "by hand", made, servers)
 
 
-def find_ranges(owner_of: Sequence[int], member: int) -> Ranges:
-    """Which neurons ``member`` owns."""
-    is_own = np.concatenate([[False], np.asarray(owner_of) == member, [False]])
-    bounds = np.flatnonzero(is_own[1:] != is_own[:-1]).tolist()
-    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
-
-
 class Stages:
     """The runners of a plan. ``exchanges`` of those that are members of a stage of several."""
 
@@ -84,6 +71,12 @@ class Stages:
         for runners in self.runners:
             tensors = _run_stage(runners, rows, tensors)
         return tensors
+
+    def release(self, sequences: Sequence[int]) -> None:
+        """At all parts."""
+        for runners in self.runners:
+            for runner in runners:
+                runner.release(sequences)
 
     def _make_stage(self, stage: Stage) -> list[Runner]:
         count = len(stage.members)

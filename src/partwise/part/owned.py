@@ -68,11 +68,6 @@ def find_owned_neurons(plan: Plan, part: str, layer: int) -> Owned:
     return Owned(by_kind=owned)
 
 
-def list_ids(ranges: Ranges) -> NDArray[np.int64]:
-    """The neurons in ``ranges``, one after the other."""
-    return np.concatenate([np.empty(0, np.int64), *(np.arange(*pair) for pair in ranges)])
-
-
 def read_owned(store: Store, parameter: Parameter, owned: Owned) -> Floats:
     """The values of ``parameter`` that belong to ``owned``, in fp32; its shape, but for the axis of
     its neurons, which is as long as they are. Contiguous, its base aligned as `Store.read`'s.

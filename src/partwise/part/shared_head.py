@@ -18,8 +18,9 @@ from partwise.model import LayerKind
 from partwise.model.families.family import VOCABULARY_ROW
 from partwise.part.exchange import Exchange
 from partwise.part.finite import not_finite
-from partwise.part.owned import Floats, find_owned_neurons, list_ids
+from partwise.part.owned import Floats, find_owned_neurons
 from partwise.part.runner import RunnerOptions
+from partwise.registry.gathers import list_ids
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 

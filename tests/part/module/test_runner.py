@@ -14,15 +14,10 @@ from partwise.distributor.connectivity import own_by_count
 from partwise.distributor.hypergraph import count_sent
 from partwise.distributor.plan import Plan
 from partwise.distributor.strategies import STRATEGIES
-from support.modules import (
-    LocalRun,
-    call_whole,
-    capture_net,
-    capture_to,
-    find_largest_error,
-    plan_with,
-)
-from support.nets import Mlp, make_net, make_nets
+from support.modules import LocalRun, call_whole, capture_net, capture_to, find_largest_error
+from support.nets import Mlp, make_net, make_nets, make_sparse_net
+from support.planning import plan_with
+from support.plans import list_owners
 from support.sparse import shuffled_blocks
 
 NUM_CASES = 1000
@@ -131,15 +126,12 @@ def test_on_sparse_blocks_the_bytes_are_those_of_the_predicted_cut(
     strategy: str, tmp_path: Path
 ) -> None:
     masks = shuffled_blocks(4, 3, 16, 0.02, seed=1)
-    net = Mlp([48] * 5).eval()
-    for layer, mask in zip(net.layers, masks, strict=True):
-        layer.weight.data *= torch.from_numpy(mask)
+    net = make_sparse_net(masks)
     captured, model = capture_to(tmp_path, net, torch.randn(2, 48))
     named = {f"layers.{i}.weight": mask for i, mask in enumerate(masks)}
     plan = plan_with(model, strategy, 3, **({"masks": named} if strategy != "count" else {}))
     run = LocalRun(captured, plan)
-    owners = [find_owners(plan, i, 48) for i in range(4)]
-    num_sent = count_sent(masks, owners, 3)
+    num_sent = count_sent(masks, list_owners(plan, [48] * 4), 3)
     x = torch.randn(7, 48)
     (result,), exchanges = run.call(x)
     between = {pair: n for pair, n in exchanges.sent.items() if COORDINATOR not in pair}
@@ -148,18 +140,6 @@ def test_on_sparse_blocks_the_bytes_are_those_of_the_predicted_cut(
     if strategy == "connectivity":
         assert f"a pass sends {num_sent} activations a row" in plan.notes[0]
         assert num_sent < count_sent(masks, own_by_count(masks, 3), 3)
-
-
-def find_owners(plan: Plan, layer: int, width: int) -> Any:
-    import numpy as np
-
-    owners = np.zeros(width, np.int64)
-    for i, member in enumerate(plan.stages[0].members):
-        for share in member.neurons:
-            if share.is_about(layer):
-                for start, stop in share.ranges:
-                    owners[start:stop] = i
-    return owners
 
 
 def test_a_stage_of_neurons_between_layers_gives_the_values_of_the_module() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from partwise.capture.parcels import parcel_frame
 from partwise.distributor import balance_layers
+from partwise.distributor.hypergraph import count_sent
 from partwise.errors import (
     DeadlineExceeded,
     DeploymentClosed,
@@ -26,9 +27,11 @@ from support.modules import (
     capture_to,
     find_largest_error,
     list_tensors,
-    plan_with,
 )
-from support.nets import Mlp, make_net, make_nets
+from support.nets import Mlp, make_net, make_nets, make_sparse_net
+from support.planning import plan_with
+from support.plans import list_owners
+from support.sparse import shuffled_blocks
 
 
 @pytest.mark.parametrize("name", make_nets())
@@ -67,6 +70,22 @@ def test_what_servers_push_is_what_the_plan_predicts() -> None:
             for pair, num_bytes in parts.net.predict_pushed(4).items()
         }
         assert parts.net.count_pushed() == predicted
+
+
+@pytest.mark.parametrize("strategy", ["count", "connectivity"])
+def test_on_sparse_blocks_servers_push_the_bytes_of_the_predicted_cut(
+    strategy: str, tmp_path: Path
+) -> None:
+    masks = shuffled_blocks(4, 3, 16, 0.02, seed=1)
+    net = make_sparse_net(masks)
+    captured, model = capture_to(tmp_path, net, torch.randn(2, 48))
+    named = {f"layers.{i}.weight": mask for i, mask in enumerate(masks)}
+    plan = plan_with(model, strategy, 3, **({"masks": named} if strategy != "count" else {}))
+    num_sent = count_sent(masks, list_owners(plan, [48] * 4), 3)
+    x = torch.randn(7, 48)
+    with ModuleParts(captured, plan, net) as parts:
+        assert find_largest_error([parts.net(x)], call_whole(net, [x])) < 1e-5
+        assert sum(parts.net.count_pushed().values()) == 4 * len(x) * num_sent
 
 
 def test_a_part_that_answers_late_is_named_with_its_step(

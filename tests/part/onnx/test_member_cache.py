@@ -20,7 +20,9 @@ from partwise.remote.frame import Row
 from partwise.store import Store
 from support.decoders import save_decoder
 from support.exchange import join_threads
-from support.members import ALL, Owners, Stages, plan_members
+from support.members import Owners, plan_members
+from support.passes import ALL
+from support.stages import Stages
 
 HALVES: Owners = {"kv_group": (0, 1), "mlp_unit": (0, 1), "vocabulary_row": (0, 1)}
 
@@ -31,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def open_members(path: Path, owners: Owners) -> Stages:
-    return Stages(path, plan_members(open_model(path), 2, owners))
+    return Stages(path, plan_members(open_model(path), 2, owners), OnnxRunner)
 
 
 def logits_of(stages: Stages) -> np.ndarray[Any, Any]:
@@ -85,13 +87,13 @@ def test_other_shares_are_other_graphs(path: Path) -> None:
 
 
 def test_a_member_holds_its_share_of_the_weights(path: Path) -> None:
-    whole = Stages(path, plan_members(open_model(path), 1, {})).runners[0][0]
+    whole = Stages(path, plan_members(open_model(path), 1, {}), OnnxRunner).runners[0][0]
     members = open_members(path, HALVES).runners[0]
     assert all(0.5 < member.weight_bytes / whole.weight_bytes < 0.6 for member in members)
 
 
 def test_the_graph_of_a_part_alone_says_nothing_of_segments(path: Path) -> None:
-    logits_of(Stages(path, plan_members(open_model(path), 1, {})))
+    logits_of(Stages(path, plan_members(open_model(path), 1, {}), OnnxRunner))
     (record,) = path.rglob(RECORD_NAME)
     assert "segments" not in json.loads(record.read_bytes())
 

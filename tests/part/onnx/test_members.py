@@ -14,20 +14,15 @@ from oracle_cases import load_network
 from partwise.distributor.member_shares import find_granules
 from partwise.errors import NotFinite, PlanError
 from partwise.model import open_model
-from partwise.part.onnx import segments
+from partwise.part.onnx import linear, segments
 from partwise.part.onnx.kv import KvPool
+from partwise.part.onnx.runner import OnnxRunner
 from partwise.remote.frame import Row, RowFlag
 from support.decoders import DECODERS, save_decoder
 from support.exchange import run_members
-from support.members import (
-    ALL,
-    Outputs,
-    Owners,
-    Stages,
-    find_difference,
-    plan_members,
-    run_passes,
-)
+from support.members import Owners, find_difference, plan_members, run_passes
+from support.passes import ALL, Outputs
+from support.stages import Stages
 
 SIZES = {"hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 4}
 RELATIVE = 1e-4
@@ -35,10 +30,13 @@ ROUNDED = 0.05
 """How far apart sums in another order may be where products round their inputs to int8: measured up
 to 0.024 on 4 random blocks. Wrong neurons are further (`test_swapped_shares_are_caught`)."""
 EVERYTHING = {"kv_group": (0, 1), "mlp_unit": (1, 0), "vocabulary_row": (0, 0, 1)}
+EVERYTHING_OF_THREE = {"kv_group": (0, 1, 2, 0), "mlp_unit": (2, 1, 0), "vocabulary_row": (1, 2, 0)}
+IN_FP32 = 0
+"""The level of accuracy at which products of rounded weights leave their inputs as they are."""
 OWNERS: dict[str, tuple[int, Owners]] = {
     "halves": (2, {"kv_group": (0, 0, 1, 1), "mlp_unit": (0, 1), "vocabulary_row": (0, 1)}),
     "uneven": (2, {"kv_group": (0, 1, 1, 1), "mlp_unit": (1, 1, 0), "vocabulary_row": (0, 0, 1)}),
-    "three": (3, {"kv_group": (0, 1, 2, 0), "mlp_unit": (2, 1, 0), "vocabulary_row": (1, 2, 0)}),
+    "three": (3, EVERYTHING_OF_THREE),
     "four": (4, {"kv_group": (3, 2, 1, 0), "mlp_unit": (0, 1, 2, 3), "vocabulary_row": (2, 0, 3)}),
     "one without groups": (2, {"kv_group": (0,), "mlp_unit": (0, 1)}),
     "one without units": (2, {"kv_group": (0, 1), "mlp_unit": (1,)}),
@@ -71,7 +69,7 @@ def wholes() -> Any:
     def get(path: Path, precision: Any = "fp32") -> Outputs:
         if (path, precision) not in known:
             plan = plan_members(open_model(path), 1, {}, precision=precision)
-            known[path, precision] = run_passes(Stages(path, plan))
+            known[path, precision] = run_passes(Stages(path, plan, OnnxRunner))
         return known[path, precision]
 
     return get
@@ -83,7 +81,7 @@ def open_members(path: Path, owners: Owners, count: int = 2, precision: Any = "f
     if precision != "fp32":
         granules = find_granules(model, precision, None)
     plan = plan_members(model, count, owners, precision=precision, granules=granules)
-    return Stages(path, plan)
+    return Stages(path, plan, OnnxRunner)
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
@@ -111,6 +109,22 @@ def test_rounded_shares_are_as_the_rounded_whole(
     path = decoders(name)
     found = run_passes(open_members(path, EVERYTHING, precision=precision))
     assert find_difference(_without_picks(found), _without_picks(wholes(path, precision))) < ROUNDED
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("llama", "int8"), ("llama tied", "int4"), ("qwen3", "int4"), ("phi3", "int8")],
+)
+def test_rounded_shares_add_up_where_inputs_are_not_rounded(
+    name: str, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remains at `ROUNDED` is of inputs alone, which fall on the other side of a rounding."""
+    monkeypatch.setattr(linear, "ACCURACY_LEVEL", IN_FP32)
+    path = save_decoder(tmp_path, name, **SIZES)  # a graph of its own, for the level is in no key
+    model = open_model(path)
+    whole = run_passes(Stages(path, plan_members(model, 1, {}, precision=precision), OnnxRunner))
+    members = open_members(path, EVERYTHING_OF_THREE, 3, precision)
+    assert find_difference(run_passes(members), whole) < RELATIVE
 
 
 def _without_picks(outputs: Outputs) -> Outputs:
@@ -142,7 +156,7 @@ def test_a_stage_of_members_stands_between_others(
     if start == 0 or stop == 7:
         owners["vocabulary_row"] = (0, 1)
     plan = plan_members(open_model(path), 2, owners, layers=layers)
-    assert find_difference(run_passes(Stages(path, plan)), wholes(path)) < RELATIVE
+    assert find_difference(run_passes(Stages(path, plan, OnnxRunner)), wholes(path)) < RELATIVE
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (5, 7), (6, 7)])
@@ -151,7 +165,7 @@ def test_a_member_may_own_nothing_of_its_stage(
 ) -> None:
     path = decoders("qwen2")
     plan = plan_members(open_model(path), 2, {"vocabulary_row": (1,)}, layers=layers)
-    assert find_difference(run_passes(Stages(path, plan)), wholes(path)) < RELATIVE
+    assert find_difference(run_passes(Stages(path, plan, OnnxRunner)), wholes(path)) < RELATIVE
 
 
 @pytest.mark.parametrize("flags", [RowFlag.PICK, RowFlag.PICK | RowFlag.LOGPROB])
@@ -173,7 +187,7 @@ def test_members_may_hear_of_releases_at_different_times(decoders: Any, wholes: 
         (Row(1, 4, 1, decode), Row(2, 4, 1, decode), Row(4, 4, 1, decode)),
         tuple(Row(i, 5, 1, decode) for i in (4, 1, 2)),
     ]
-    whole = Stages(path, plan_members(open_model(path), 1, {}))
+    whole = Stages(path, plan_members(open_model(path), 1, {}), OnnxRunner)
     stages = open_members(path, EVERYTHING)
     are_alike: list[bool] = []
 
@@ -197,7 +211,7 @@ def test_caches_grow_and_sequences_come_and_go(decoders: Any) -> None:
         rows = itertools.chain(range(3), [3] if step > 1 else [])
         starts = {0: length, 1: length - 1, 2: length - 2, 3: -2}
         passes.append(tuple(Row(i, starts[i] + step, 1, int(ALL)) for i in rows))
-    whole = Stages(path, plan_members(open_model(path), 1, {}))
+    whole = Stages(path, plan_members(open_model(path), 1, {}), OnnxRunner)
     stages = open_members(path, EVERYTHING)
     assert find_difference(run_passes(stages, passes), run_passes(whole, passes)) < RELATIVE
     stages.release([0, 1, 2, 3])
@@ -252,7 +266,7 @@ def test_the_comparison_fails_when_members_are_broken(
         tuple(Row(i, 3, 1, int(ALL)) for i in range(4)),
         tuple(Row(i, 4, 1, int(ALL)) for i in (1, 3, 2)),
     ]
-    expected = run_passes(Stages(path, plan_members(open_model(path), 1, {})), passes)
+    expected = run_passes(Stages(path, plan_members(open_model(path), 1, {}), OnnxRunner), passes)
     MUTATIONS[mutation](monkeypatch)
     stages = open_members(path, EVERYTHING)
     released: list[int] = []
@@ -270,7 +284,7 @@ def test_a_member_with_damaged_weights_is_named_by_all(
 ) -> None:
     path = save_decoder(tmp_path, "llama", **SIZES)
     plan = plan_members(open_model(path), 2, {"vocabulary_row": (0, 1)})
-    stages = Stages(path, plan)
+    stages = Stages(path, plan, OnnxRunner)
     damaged = stages.runners[0][1]
     head = damaged._shared_head
     assert head is not None

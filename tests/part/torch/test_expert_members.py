@@ -29,7 +29,8 @@ from support.passes import (
     run_transformers,
     run_whole,
 )
-from support.stages import Owners, Stages, plan_owners, plan_stages, plan_with
+from support.planning import plan_with
+from support.stages import Owners, Stages, plan_owners, plan_stages
 
 Saved = Callable[[str], Path]
 EXPERTS = "expert"

@@ -14,7 +14,7 @@ from partwise.model import open_model
 from partwise.part.owned import Owned
 from partwise.part.torch import halves, runner, vocabulary, weights
 from support.passes import compare, run_passes, run_whole
-from support.stages import plan_with
+from support.planning import plan_with
 
 Patch = pytest.MonkeyPatch
 UNITS = "mlp_unit"

@@ -15,7 +15,8 @@ from partwise.distributor.plan import NeuronShare, Plan
 from partwise.distributor.workload import Workload
 from partwise.model import Model, open_model
 from support.passes import FAMILY_NAMES, PASSES, compare, run_passes, run_transformers, run_whole
-from support.stages import Owners, plan_owners, plan_stages, plan_with
+from support.planning import plan_with
+from support.stages import Owners, plan_owners, plan_stages
 
 Saved = Callable[[str], Path]
 GROUPS, UNITS, ROWS = "kv_group", "mlp_unit", "vocabulary_row"

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partwise.errors import NotFinite
-from partwise.part.owned import list_ids
 from partwise.part.shared_head import SharedHead
 from partwise.part.torch.picks import pick, pick_shared
+from partwise.registry.gathers import list_ids
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 from support.exchange import join_threads, run_members
-from support.stages import find_ranges
+from support.plans import find_ranges
 
 ALL = RowFlag.PICK | RowFlag.LOGPROB | RowFlag.LOGITS
 ASKING = [Row(0, 0, 1, ALL)]

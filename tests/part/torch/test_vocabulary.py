@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from partwise.part.owned import list_ids
 from partwise.part.torch.vocabulary import OwnedTable
+from partwise.registry.gathers import list_ids
 from support.exchange import join_threads, run_members
-from support.stages import find_ranges
+from support.plans import find_ranges
 
 
 def test_rows_are_looked_up_bit_for_bit() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from partwise.part.exchange import Exchange
-from partwise.part.owned import Ranges, list_ids
+from partwise.part.owned import Ranges
 from partwise.part.torch.halves import sum_members
+from partwise.registry.gathers import list_ids
 
 
 class OwnedTable(nn.Module):
