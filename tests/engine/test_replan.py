@@ -239,6 +239,7 @@ def test_counters_asked_for_at_any_time_are_of_one_plan(tiny_llama: Path) -> Non
             parts.replan(plan_of(parts.model, stages, version))
         is_over.set()
         thread.join(10)
+        assert not thread.is_alive(), "an answer never came"
         check(running, 200)
     assert found
     assert set(found) == {3}
