@@ -1,8 +1,8 @@
 """The loop of one server: sockets in, and what came to the part that it is for (`serving.py`).
 
 One thread does everything but convert large tensors (`converter.py`) and load the part of the next
-plan (`loader.py`). While the runner computes, the loop gets a turn between two layers: it reads what
-has come, answers pings, and goes on sending, so that communication runs under computing and
+plan (`loader.py`). While the runner computes, the loop gets a turn between two layers: it reads
+what has come, answers pings, and goes on sending, so that communication runs under computing and
 receiving never waits behind sending.
 """
 
