@@ -183,13 +183,17 @@ def test_plans_follow_each_other_where_nothing_runs(tiny_llama: Path) -> None:
         check(start(parts, 5), 5)
 
 
-def test_the_old_plan_goes_on_while_the_next_is_loaded(tiny_llama: Path) -> None:
+@pytest.mark.parametrize("is_in_pieces", [True, False])
+def test_the_old_plan_goes_on_while_the_next_is_loaded(
+    tiny_llama: Path, is_in_pieces: bool
+) -> None:
     may_end = threading.Event()
 
     def load(options: RunnerOptions) -> None:
         stop_s = time.monotonic() + 10
         while options.plan.plan_version == 2 and not may_end.is_set():
-            options.on_progress(1, 2)
+            if is_in_pieces:
+                options.on_progress(1, 2)
             time.sleep(0.002)
             assert time.monotonic() < stop_s
 
@@ -239,6 +243,7 @@ def test_counters_asked_for_at_any_time_are_of_one_plan(tiny_llama: Path) -> Non
             parts.replan(plan_of(parts.model, stages, version))
         is_over.set()
         thread.join(10)
+        assert not thread.is_alive(), "an answer never came"
         check(running, 200)
     assert found
     assert set(found) == {3}

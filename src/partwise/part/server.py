@@ -1,9 +1,9 @@
 """The loop of one server: sockets in, and what came to the part that it is for (`serving.py`).
 
-One thread does everything but convert large tensors (`converter.py`). While the runner
-computes, the loop gets a turn between two layers: it reads what has come, answers pings, and
-goes on sending, so that communication runs under computing and receiving never waits behind
-sending.
+One thread does everything but convert large tensors (`converter.py`) and load the part of the next
+plan (`loader.py`). While the runner computes, the loop gets a turn between two layers: it reads
+what has come, answers pings, and goes on sending, so that communication runs under computing and
+receiving never waits behind sending.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from partwise.part.converter import Converter
 from partwise.part.failures import explain_failure
 from partwise.part.holdings import Holdings
 from partwise.part.links import ServerLinks
+from partwise.part.loader import Loader
 from partwise.part.machine import PartMachine
 from partwise.part.memory import resident_bytes
 from partwise.part.runner import RunnerFactory
@@ -64,7 +65,8 @@ class PartServer:
             make_runner=make_runner,
             tell=self._tell,
             fail=self._fail,
-            do_others=self._do_all,
+            turn=self._turn,
+            loader=Loader(),
             empty_bytes=resident_bytes(),
         )
         self._held: Holdings | None = None
@@ -75,26 +77,31 @@ class PartServer:
         """Serve until stopped."""
         try:
             while not self._host.is_stopped:
-                is_busy = self._held is not None and self._held.is_busy
-                if not is_busy:
-                    for serving in self._held or ():
-                        serving.accounts.timeline.wait()
-                self._poller.poll(0 if is_busy else IDLE_POLL_S)
-                # Before computing, which may take long: every link had its chance right now.
-                if (now_s := time.monotonic()) > self._next_check_s:
-                    self._next_check_s = now_s + IDLE_POLL_S
-                    self._give_up_stalled(now_s)
-                self._do_all()
+                self._turn(IDLE_POLL_S)
                 if self._held is not None:
                     self._held.prepare_asked()
         finally:
             self._host.converter.close()
+            self._host.loader.close()
             self._poller.close()
             self._listener.close()
 
     def stop(self) -> None:
         """Make `run` return within IDLE_POLL_S."""
         self._host.is_stopped = True
+
+    def _turn(self, timeout_s: float, but: Serving | None = None) -> None:
+        """Look after links, for ``timeout_s`` where nothing is to be done, and do what is."""
+        is_busy = self._held is not None and self._held.is_busy
+        if not is_busy:
+            for serving in self._held or ():
+                serving.accounts.timeline.wait()
+        self._poller.poll(0 if is_busy else timeout_s)
+        # Before computing, which may take long: every link had its chance right now.
+        if (now_s := time.monotonic()) > self._next_check_s:
+            self._next_check_s = now_s + IDLE_POLL_S
+            self._give_up_stalled(now_s)
+        self._do_all(but)
 
     def _do_all(self, but: Serving | None = None) -> None:
         if self._held is not None:

@@ -17,6 +17,7 @@ from partwise.part.accounts import Accounts
 from partwise.part.assignment import Assignment
 from partwise.part.converter import Converter
 from partwise.part.links import PartLinks, ServerLinks
+from partwise.part.loader import Loader
 from partwise.part.machine import PartMachine, Phase
 from partwise.part.members import Members, Surroundings
 from partwise.part.memory import resident_bytes
@@ -45,6 +46,9 @@ from partwise.remote.messages import (
 from partwise.remote.poller import Poller
 from partwise.remote.transport import Address, Transport
 
+TURN_S = 0.02
+"""How long the server may wait for something to do before it looks whether a thread has loaded."""
+
 
 class Abandoned(Exception):
     """The assignment ended while it was being loaded or computed."""
@@ -53,8 +57,8 @@ class Abandoned(Exception):
 @dataclass(slots=True, kw_only=True)
 class Host:
     """What a part has of its server. ``tell(message, plan_version)`` goes to the coordinator;
-    ``fail(serving, error)`` is told why one cannot go on, and ``do_others(serving)`` does what all
-    but that one have to do. ``empty_bytes`` were resident before any
+    ``fail(serving, error)`` is told why one cannot go on, and ``turn(timeout_s, serving)`` looks
+    after links, and does what all but that one have to do. ``empty_bytes`` were resident before any
     part; ``is_stopped``: the server ends, and nothing is to be finished."""
 
     transport: Transport
@@ -64,7 +68,8 @@ class Host:
     make_runner: RunnerFactory
     tell: Callable[[Message, int], None]
     fail: Callable[[Serving, Exception], None]
-    do_others: Callable[[Serving], None]
+    turn: Callable[[float, Serving], None]
+    loader: Loader
     empty_bytes: int
     is_stopped: bool = False
 
@@ -85,6 +90,7 @@ class Serving:
         self._host = host
         self._poll = host.poller.poll
         self._runner: Runner | None = None
+        self._progress = LoadProgress(done_bytes=0, total_bytes=0)
         self._members = self._make_members()
         self._unpacker = Unpacker(host.converter, self.accounts.timeline, self.accounts.received)
         self._outbox = Outbox(
@@ -245,26 +251,41 @@ class Serving:
     # Loading
 
     def prepare(self) -> None:
-        """Load beside what runs; no step is of this part until that is said. As `load`."""
-        self.machine.handle(self.assignment.event())
-        self.machine.handle(events.Spanned(0, 0))
-        self.load()
-
-    def load(self) -> None:
-        """Load the weights. Blocks; links are looked after between two pieces.
+        """Load on a thread, while what runs goes on; no step is of this part until that is said.
 
         Raises:
-            Abandoned: nobody needs them any more.
+            Abandoned: nobody needs it any more.
             Exception: whatever the runner or the store raises.
         """
-        make_runner = self._host.make_runner
-        self._runner = self.assignment.load(make_runner, self._on_progress, self._members)
+        self.machine.handle(self.assignment.event())
+        self.machine.handle(events.Spanned(0, 0))
+        loading = self._host.loader.start(lambda: self._make_runner(self._note_progress))
+        while not loading.done():
+            before = self._progress
+            self._host.turn(TURN_S, self)
+            self._check_wanted()
+            if self._progress != before:
+                self._tell(self._progress)
+        self._hold(loading.result())
+
+    def _note_progress(self, done_bytes: int, total_bytes: int) -> None:
+        """Called by the thread that loads."""
+        self._check_wanted()
+        self._progress = LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes)
+
+    def _make_runner(self, on_progress: Callable[[int, int], None]) -> Runner:
+        self._check_wanted()
+        return self.assignment.load(self._host.make_runner, on_progress, self._members)
+
+    def _hold(self, runner: Runner) -> None:
+        """The weights are in memory."""
+        self._runner = runner
         self.apply(events.LoadDone())
         loaded = Loaded(
-            weight_bytes=self._runner.weight_bytes,
+            weight_bytes=runner.weight_bytes,
             resident_bytes=resident_bytes(),
             empty_resident_bytes=self._host.empty_bytes,
-            notes=self._runner.notes,
+            notes=runner.notes,
         )
         self._tell(loaded)
         self._check_joined()
@@ -272,13 +293,10 @@ class Serving:
     def _on_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._tell(LoadProgress(done_bytes=done_bytes, total_bytes=total_bytes))
         self._attend()
-        # What runs goes on between two pieces of what is to run next.
-        self._host.do_others(self)
-        self._check_wanted()
 
     def _load(self, action: events.Load) -> None:
         try:
-            self.load()
+            self._hold(self._make_runner(self._on_progress))
         except Abandoned:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a runner raises ends its part
