@@ -24,7 +24,7 @@ from partwise.launch.local import LocalServers
 
 RUNS = ("SIGINT", "SIGTERM", "SIGKILL", "first killed", "last killed", "server fails")
 OPTIONS = ("--parts", "2", "--threads", "1", "--max-tokens", "90000")
-# Python runs it in every process that starts: servers of this run fail after some tokens.
+# Python runs these in every process that starts. Servers of the one run fail after some tokens.
 FAILING_SERVER = """
 import sys
 if "partwise.launch.forkserver" in sys.orig_argv:
@@ -37,6 +37,17 @@ if "partwise.launch.forkserver" in sys.orig_argv:
         do_all(self, but)
     PartServer._do_all = fail
 """
+# Servers of these are gone before the folder of their logs is.
+SLOW_REMOVAL = """
+import shutil, sys, time
+if "partwise.launch.forkserver" in sys.orig_argv:
+    remove = shutil.rmtree
+    def remove_late(*args, **options):
+        time.sleep(0.5)
+        remove(*args, **options)
+    shutil.rmtree = remove_late
+"""
+SITES = {"server fails": FAILING_SERVER, "SIGTERM": SLOW_REMOVAL, "SIGKILL": SLOW_REMOVAL}
 
 
 class Generating:
@@ -110,12 +121,13 @@ def runs(
 ) -> Iterator[Callable[[str], Generating]]:
     """All runs, each by its name once it generates."""
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "sitecustomize.py").write_text(FAILING_SERVER)
-    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    environments = {"server fails": {"PYTHONPATH": paths}}
-    running = {
-        name: Generating(endless_model, folder / name, environments.get(name, {})) for name in RUNS
-    }
+    environments: dict[str, dict[str, str]] = {name: {} for name in RUNS}
+    for name, code in SITES.items():
+        site = tmp_path_factory.mktemp("site")
+        (site / "sitecustomize.py").write_text(code)
+        paths = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+        environments[name]["PYTHONPATH"] = paths
+    running = {name: Generating(endless_model, folder / name, environments[name]) for name in RUNS}
 
     def get(name: str) -> Generating:
         running[name].wait_for_text()

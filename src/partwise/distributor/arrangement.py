@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from partwise.distributor.build import build_plan, name_parts
 from partwise.distributor.cut_layers import Table, cut_layers
@@ -27,8 +28,16 @@ from partwise.distributor.pipeline import Pipeline
 from partwise.distributor.plan import Plan, Stage
 
 Join = Callable[[GroupCosts, Sequence[Group]], Pipeline]
-Option = tuple[Shares, Table]
-"""Neurons of each member by class of layers, and the seconds of every run with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Ways to share a stage: neurons of each member by class of layers, the seconds of every run
+    with them (shares, runs), and the least of them by first and last cut."""
+
+    shares: tuple[Shares, ...]
+    seconds: NDArray[np.float64]
+    least: Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +64,9 @@ class Arranger:
         self._join = join
         self._table = RunTable(costs.classes)
         self._whole = RunTable(costs.classes, max_cuts=1)
-        self._options: dict[object, list[Option]] = {}
+        self._seconds: dict[object, dict[Shares, NDArray[np.float64]]] = {}
+        self._by_speed: dict[object, Options] = {}
+        self._options: dict[object, Options] = {}
 
     def arrange(
         self, groups: Sequence[Group], shorter_than_s: float = np.inf
@@ -79,53 +90,62 @@ class Arranger:
         for group, run, setting in rows:
             given = self._find_options(group, setting)
             shares = balance_shares(self.costs, group, run, setting) if len(group) > 1 else None
-            more = [self._price(group, shares, setting)] if shares else []
-            options.append([*given, *more])
+            more = self._compare(group, (*given.shares, shares), setting) if shares else given
+            options.append(more)
         better = self._arrange(found.groups, options, self._join(self.costs, found.groups))
         return better if better and better.cycle_s < found.cycle_s else found
 
     def _arrange(
-        self, groups: Sequence[Group], options: Sequence[Sequence[Option]], pipeline: Pipeline
+        self, groups: Sequence[Group], options: Sequence[Options], pipeline: Pipeline
     ) -> Arrangement | None:
-        tables = [np.minimum.reduce([table for _, table in several]) for several in options]
-        cutting = cut_layers(tables, pipeline)
+        cutting = cut_layers([several.least for several in options], pipeline)
         if cutting is None:
             return None
-        cuts = self._find_table(len(groups)).cuts
-        chosen = zip(options, pairwise(cutting.bounds), strict=True)
+        table = self._find_table(len(groups))
+        chosen = [
+            several.shares[several.seconds[:, table.find(*run)].argmin()]
+            for several, run in zip(options, pairwise(cutting.bounds), strict=True)
+        ]
         return Arrangement(
             groups=tuple(groups),
-            bounds=tuple(int(cuts[i]) for i in cutting.bounds),
-            shares=tuple(_choose(several, run) for several, run in chosen),
+            bounds=tuple(int(table.cuts[i]) for i in cutting.bounds),
+            shares=tuple(chosen),
             cycle_s=cutting.cycle_s,
         )
 
-    def _find_options(self, group: Group, setting: Setting) -> list[Option]:
+    def _find_options(self, group: Group, setting: Setting) -> Options:
         """Shares by speed and, where some runs do not fit so, by memory."""
-        key = self.costs.find_key(group, setting)
-        if key not in self._options:
-            options = [self._price(group, share_by_speed(self.costs, group, setting), setting)]
-            if len(group) > 1 and not np.isfinite(options[0][1][0, -1]):
-                for shares in (
-                    share_within(self.costs, group, setting),
-                    share_by_room(self.costs, group),
-                ):
-                    options += [self._price(group, shares, setting)]
-            self._options[key] = options
-        return self._options[key]
+        key = setting.num_stages == 1, self.costs.find_key(group, setting)
+        if key not in self._by_speed:
+            shares = share_by_speed(self.costs, group, setting)
+            self._by_speed[key] = self._compare(group, [shares], setting)
+        by_speed = self._by_speed[key]
+        if len(group) == 1 or np.isfinite(by_speed.least[0, -1]):
+            return by_speed
+        # What a member can hold of an even stage depends on how many stages there are.
+        sized = setting.num_stages, key
+        if sized not in self._options:
+            within = share_within(self.costs, group, setting)
+            by_room = share_by_room(self.costs, group)
+            several = [*by_speed.shares, within, by_room]
+            self._options[sized] = self._compare(group, several, setting)
+        return self._options[sized]
 
-    def _price(self, group: Group, shares: Shares, setting: Setting) -> Option:
+    def _compare(self, group: Group, shares: Sequence[Shares], setting: Setting) -> Options:
+        # Plans of other stages ask for the same shares of the same group again.
+        key = setting.num_stages == 1, self.costs.find_key(group, setting)
+        priced = self._seconds.setdefault(key, {})
         table = self._find_table(setting.num_stages)
-        price = self.costs.price(group, shares, setting, table.runs)
-        return shares, table.spread(price.seconds)
+        for each in shares:
+            if each not in priced:
+                priced[each] = self.costs.price(group, each, setting, table.runs).seconds
+        seconds = np.array([priced[each] for each in shares])
+        least = table.spread(seconds.min(axis=0))
+        return Options(shares=tuple(shares), seconds=seconds, least=least)
 
     def _find_table(self, num_stages: int) -> RunTable:
         """A stage alone holds all layers: there is one run to price."""
         return self._whole if num_stages == 1 else self._table
-
-
-def _choose(options: Sequence[Option], run: tuple[int, int]) -> Shares:
-    return min(options, key=lambda option: float(option[1][run]))[0]
 
 
 def build_arrangement(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from partwise.distributor.balanced_groups import find_groups
-from partwise.distributor.balanced_runs import list_choices, solve
+from partwise.distributor.balanced_runs import solve_all
 from partwise.distributor.build import build_plan, identify, join, whole_stages
 from partwise.distributor.placement import place_parameters
 from partwise.distributor.plan import Member, Part, Plan, Precision, RunnerName, Stage
@@ -53,8 +53,7 @@ def plan(problem: Problem) -> Plan:
 
 def find(problem: Problem) -> Plan | None:
     """The plan for layers as they are; None where some are left over."""
-    solved = [solve(problem, servers) for servers in list_choices(problem)]
-    found = [solution for solution in solved if solution is not None]
+    found = solve_all(problem)
     if not found:
         return find_groups(problem, NAME)
     best = min(found, key=lambda solution: solution.slowest_s)

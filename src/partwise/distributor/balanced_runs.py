@@ -56,22 +56,32 @@ def list_choices(problem: Problem) -> Iterator[tuple[str, ...]]:
             yield tuple(problem.servers[i] for i in sorted(chosen))
 
 
-def solve(problem: Problem, servers: Sequence[str]) -> Solution | None:
-    """The best runs found over ``servers``, none of which must be used; None where they do not
-    hold all layers. Priced as what they are: a plan of the servers used alone."""
+def solve_all(problem: Problem) -> list[Solution]:
+    """`_solve` for each of `list_choices` that holds all layers."""
     limits = find_cache_limits(problem)
     cache_of = dict(zip(problem.servers, limits, strict=True)) if limits else None
+    every = _measure(problem, cache_of, has_order=bool(problem.options.get("keep_order")))
+    solved = [_solve(problem, servers, cache_of, every) for servers in list_choices(problem)]
+    return [solution for solution in solved if solution is not None]
+
+
+def _solve(
+    problem: Problem, servers: Sequence[str], cache_of: dict[str, int] | None, like: SegmentCosts
+) -> Solution | None:
+    """The best runs found over ``servers``, none of which must be used; None where they do not
+    hold all layers. Priced as what they are: a plan of the servers used alone."""
     best: Solution | None = None
     for _ in range(MAX_ROUNDS):
         here = replace(problem, servers=tuple(servers))
-        found = _solve_once(here, cache_of)
+        found = _solve_once(here, cache_of, like)
         if found is None:
             break
         used = [server for server, _, _ in found.runs]
         if len(used) < len(servers):
             # In their given order, as all were.
             servers = [server for server in servers if server in used]
-            costs = _measure(replace(problem, servers=tuple(used)), cache_of, has_order=True)
+            fewer = replace(problem, servers=tuple(used))
+            costs = _measure(fewer, cache_of, has_order=True, like=like)
             slowest_s = max(costs.seconds(i, *run[1:]) for i, run in enumerate(found.runs))
             found = replace(found, slowest_s=slowest_s)
         if best is None or found.slowest_s < best.slowest_s:
@@ -81,11 +91,13 @@ def solve(problem: Problem, servers: Sequence[str]) -> Solution | None:
     return best
 
 
-def _solve_once(problem: Problem, cache_of: dict[str, int] | None) -> Solution | None:
+def _solve_once(
+    problem: Problem, cache_of: dict[str, int] | None, like: SegmentCosts
+) -> Solution | None:
     """The best runs where all servers of ``problem`` are priced as used."""
     num_layers, num_servers = len(problem.model.layers), len(problem.servers)
     keep_order = bool(problem.options.get("keep_order"))
-    costs = _measure(problem, cache_of, has_order=keep_order)
+    costs = _measure(problem, cache_of, has_order=keep_order, like=like)
     is_proved = True
     filling: Filling | None
     if keep_order:
@@ -112,7 +124,13 @@ def _solve_once(problem: Problem, cache_of: dict[str, int] | None) -> Solution |
     )
 
 
-def _measure(problem: Problem, cache_of: dict[str, int] | None, *, has_order: bool) -> SegmentCosts:
+def _measure(
+    problem: Problem,
+    cache_of: dict[str, int] | None,
+    *,
+    has_order: bool,
+    like: SegmentCosts | None = None,
+) -> SegmentCosts:
     limits = None if cache_of is None else [cache_of[name] for name in problem.servers]
     return SegmentCosts(
         problem.model,
@@ -121,6 +139,7 @@ def _measure(problem: Problem, cache_of: dict[str, int] | None, *, has_order: bo
         problem.servers,
         limits,
         has_order=has_order,
+        like=like,
     )
 
 

@@ -179,11 +179,10 @@ def count_tied_elements(
     seen: set[str] = set()
     twice = 0
     for i in range(start, stop):
-        counts = count_all_neurons(member, i)
         for parameter in model.layers[i].parameters:
             name = parameter.alias_of or parameter.name
             if name in seen:
-                twice += _count_member(parameter, counts, is_owned)
+                twice += _count_member(parameter, count_all_neurons(member, i), is_owned)
             seen.add(name)
     return twice
 

@@ -82,6 +82,7 @@ class GroupCosts:
         self._speeds: dict[tuple[str, Sharing, Pass], Speed] = {}
         self._hops: dict[tuple[Group, Group, int], tuple[float, float]] = {}
         self._exchanges: dict[Group, Exchange] = {}
+        self._shares: dict[tuple[tuple[float, ...], int], Shares] = {}
         self._loads = GroupLoads(
             self.classes, problem.model.hidden_size, self.workload, problem.workload
         )
@@ -129,8 +130,15 @@ class GroupCosts:
 
     def find_key(self, group: Group, setting: Setting) -> object:
         """The same for settings in which ``group`` costs the same."""
-        sharing = self._find_sharing(group, setting)
-        return group, setting.num_stages, setting.num_in_flight, sharing
+        rows, sharing = self.rows(setting.num_stages), self._find_sharing(group, setting)
+        return group, rows, setting.num_in_flight, sharing
+
+    def share(self, weights: Sequence[float], kv_weight: int = 0) -> Shares:
+        """`share_classes` at the problem's granules."""
+        key = tuple(weights), kv_weight
+        if key not in self._shares:
+            self._shares[key] = share_classes(self.classes, weights, self.granules, kv_weight)
+        return self._shares[key]
 
     def price(self, group: Group, shares: Shares, setting: Setting, runs: Runs) -> GroupPrice:
         """What ``runs`` cost ``group``, whose members own ``shares``."""
@@ -201,7 +209,7 @@ class GroupCosts:
         """The six numbers of `GroupLoads.add_up` for all layers on one server."""
         key = rows, num_in_flight
         if key not in self._wholes:
-            shares = share_classes(self.classes, [1.0], self.granules)
+            shares = self.share([1.0])
             whole = make_runs(self.classes, [(0, len(self.classes.of))])
             self._wholes[key] = np.ravel(self._loads.add_up(whole, shares, *key))
         return self._wholes[key]

@@ -12,7 +12,7 @@ import numpy as np
 from partwise.distributor.group_costs import Group, GroupCosts, Setting
 from partwise.distributor.holding import KV_ELEMENT_BYTES
 from partwise.distributor.layer_classes import make_runs
-from partwise.distributor.member_shares import Shares, cap_weights, share_classes
+from partwise.distributor.member_shares import Shares, cap_weights
 
 FULLEST = 0.95
 """Of a memory or cache, what shares within it take: KV groups come in so few granules that their
@@ -39,7 +39,7 @@ def weigh_speed(costs: GroupCosts, group: Group, setting: Setting) -> tuple[list
 def share_by_speed(costs: GroupCosts, group: Group, setting: Setting) -> Shares:
     """In proportion to how fast each member runs an even part of the model."""
     weights, kv_weight = weigh_speed(costs, group, setting)
-    return share_classes(costs.classes, weights, costs.granules, kv_weight)
+    return costs.share(weights, kv_weight)
 
 
 def share_by_room(costs: GroupCosts, group: Group) -> Shares:
@@ -70,7 +70,7 @@ def balance_shares(
     weights = np.array(first)
     best, best_s = None, np.inf
     for _ in range(NUM_BALANCINGS):
-        shares = share_classes(costs.classes, weights.tolist(), costs.granules, kv_weight)
+        shares = costs.share(weights.tolist(), kv_weight)
         price = costs.price(group, shares, setting, runs)
         if price.seconds[0] < best_s:
             best, best_s = shares, price.seconds[0]
@@ -83,8 +83,7 @@ def balance_shares(
 
 
 def _share_room(costs: GroupCosts, weights: Sequence[float]) -> Shares:
-    kv_weight = _weigh_past(costs, costs.problem.workload.num_caches)
-    return share_classes(costs.classes, weights, costs.granules, kv_weight)
+    return costs.share(weights, _weigh_past(costs, costs.problem.workload.num_caches))
 
 
 def _weigh_past(costs: GroupCosts, num_contexts: float) -> int:

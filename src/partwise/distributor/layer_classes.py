@@ -92,6 +92,10 @@ class RunTable:
         self._index = np.full((len(self.cuts), len(self.cuts)), len(chosen))
         self._index[first, last] = index.ravel()
 
+    def find(self, first: int, last: int) -> int:
+        """Where ``runs`` has the run between two cuts (by index)."""
+        return int(self._index[first, last])
+
     def spread(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Seconds by first and last cut (cuts, cuts) of those by run; infinite where there is
         no run."""

@@ -99,7 +99,7 @@ def _build(layer: Layer, num_held: int, counts: Mapping[str, int]) -> Load:
         pass_read_elements=0 if is_table else reads,
         row_read_elements=reads if is_table else 0,
         choice_elements=use.choice_elements,
-        choice_share=float(use.share),
+        choice_share=use.num_chosen / use.num_choices,
         macs_per_row=use.macs,
         kv_elements=layer.kv_elements_per_token * held_groups // num_groups,
         query_width=held_groups * max(widths, default=0),

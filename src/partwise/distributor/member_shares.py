@@ -20,7 +20,7 @@ from partwise.model.families.family import KV_GROUP
 
 Owned = tuple[tuple[str, int], ...]
 """Neurons that one member owns of a layer, by kind."""
-Shares = Sequence[Sequence[Owned]]
+Shares = tuple[tuple[Owned, ...], ...]
 """What each member owns, by class of layers."""
 
 
@@ -65,7 +65,7 @@ def _read_granules(model: Model, asked: Any) -> dict[str, int]:
 
 def share_layer(
     layer: Layer, weights: Sequence[int], granules: Mapping[str, int], kv_weight: int = 0
-) -> list[Owned]:
+) -> tuple[Owned, ...]:
     """Neurons of ``layer`` for each member, its elements in proportion to ``weights``; an element
     of a token's keys and values counts as ``kv_weight``."""
     elements = {kind.name: 0 for kind in layer.neuron_kinds}
@@ -85,7 +85,7 @@ def share_layer(
         sizes = counts[kind.name] = round_shares(kind.count, wanted, granules.get(kind.name, 1))
         each = elements[kind.name] // kind.count
         given = [g + each * size for g, size in zip(given, sizes, strict=True)]
-    return [tuple((kind, n[i]) for kind, n in counts.items()) for i in range(len(weights))]
+    return tuple(tuple((kind, n[i]) for kind, n in counts.items()) for i in range(len(weights)))
 
 
 def share_classes(
@@ -96,7 +96,7 @@ def share_classes(
 ) -> Shares:
     """`share_layer` for every class of layers; weights count to a millionth of their sum."""
     whole = [max(1, round(1_000_000 * weight / sum(weights))) for weight in weights]
-    return [share_layer(layer, whole, granules, kv_weight) for layer in classes.layers]
+    return tuple(share_layer(layer, whole, granules, kv_weight) for layer in classes.layers)
 
 
 def cap_weights(weights: Sequence[float], room: Sequence[float]) -> list[float]:

@@ -10,17 +10,21 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from partwise.cluster.description import Cluster
 from partwise.distributor.footprint import count_tokens, measure_footprint
-from partwise.distributor.load import Load, measure_layer
+from partwise.distributor.load import measure_layer
 from partwise.distributor.pipeline import split_streams
 from partwise.distributor.pricing import count_active, find_busy_share
 from partwise.distributor.range_max import RangeMax
 from partwise.distributor.speed import Pass, Sharing, Speed, find_pass, measure_speed
 from partwise.distributor.workload import Workload
 from partwise.errors import PlanError
-from partwise.model.description import Layer, LayerKind, Model
+from partwise.model.description import Layer, Model
+
+_SpeedKey = tuple[str, int, Sharing, int]
+"""What a server's speed depends on, in one workload: host, threads, who shares it, tokens."""
 
 
 class SegmentCosts:
@@ -30,7 +34,8 @@ class SegmentCosts:
     which are taken to hold a stage each. What a server reads again and again must fit its entry
     of ``cache_limits`` (bytes), where they are given. In training a server must have room for the
     microbatches in flight at its place in the order given; without ``has_order`` at any place,
-    so at the first. Nothing here changes after construction.
+    so at the first. What another one, ``like``, of the same model, cluster and workload has worked
+    out is taken from there. Nothing here changes after construction.
 
     Raises:
         PlanError: a host gives no rates for the workload's precision.
@@ -46,6 +51,7 @@ class SegmentCosts:
         cache_limits: Sequence[int] | None = None,
         *,
         has_order: bool = True,
+        like: SegmentCosts | None = None,
     ) -> None:
         names = [s.name for s in cluster.servers] if servers is None else list(servers)
         if not names:
@@ -58,9 +64,16 @@ class SegmentCosts:
         self._num_transfers = workload.num_transfers
         places = [i * has_order for i in range(len(names))]
         self._num_in_flight = [workload.count_in_flight(place, len(names)) for place in places]
-        self._measure(model, workload)
+        self._sums: dict[int, _Sums] = like._sums if like else {}
+        if self._rows not in self._sums:
+            self._sums[self._rows] = _add_up_layers(model, workload, self._rows)
+        sums = self._sums[self._rows]
+        self._read, self._working_set, self._macs = sums.read, sums.working_set, sums.macs
+        self._kept, self._saved, self._reused = sums.kept, sums.saved, sums.reused
+        self._tied: list[tuple[int, int, int]] = like._tied if like else _find_tied(model, workload)
         kind = find_pass(model, workload, self._rows)
-        self._speeds = _measure_speeds(cluster, names, workload, kind)
+        self._found: dict[_SpeedKey, Speed] = like._found if like else {}
+        self._speeds = _measure_speeds(cluster, names, workload, kind, self._found)
 
     def seconds(self, server_index: int, start: int, stop: int) -> float:
         """Seconds of one pass of layers ``start:stop``: never less for more layers, 0 for none."""
@@ -152,31 +165,44 @@ class SegmentCosts:
         # One step of room on both sides for rounding.
         return max(start, low - 1), min(max(high, start) + 1, self.num_layers + 1)
 
-    def _measure(self, model: Model, workload: Workload) -> None:
-        measured: dict[tuple[LayerKind, Load], tuple[float, float, float, int, int, int]] = {}
-        columns = []
-        for layer in model.layers:
-            key = layer.kind, measure_layer(layer, workload.mlp_sparsity)
-            # Models repeat their blocks: what follows from a load is worked out once.
-            if key not in measured or layer.kind is LayerKind.HEAD:
-                measured[key] = _measure_load(
-                    layer, key[1], model.hidden_size, workload, self._rows
-                )
-            columns.append(measured[key])
-        read, working_set, macs, kept, saved, reused = zip(*columns, strict=True)
-        self._read, self._working_set, self._macs = map(_add_up, (read, working_set, macs))
-        self._kept: list[int] = [0, *itertools.accumulate(kept)]
-        self._saved: list[int] = [0, *itertools.accumulate(saved)]
-        self._reused = RangeMax(reused)
-        self._tied = _find_tied(model, workload)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sums:
+    """Of the first i layers, what `_measure_layer` says; ``reused`` of any run of them."""
+
+    read: list[float]
+    working_set: list[float]
+    macs: list[float]
+    kept: list[int]
+    saved: list[int]
+    reused: RangeMax
 
 
-def _measure_load(
-    layer: Layer, load: Load, hidden_size: int, workload: Workload, rows: int
+def _add_up_layers(model: Model, workload: Workload, rows: int) -> _Sums:
+    # Models repeat their blocks: what one asks for is worked out once.
+    measured = {
+        first: _measure_layer(model.layers[first], model.hidden_size, workload, rows)
+        for first in dict.fromkeys(model.alike)
+    }
+    columns = zip(*(measured[first] for first in model.alike), strict=True)
+    read, working_set, macs, kept, saved, reused = columns
+    return _Sums(
+        read=_add_up(read),
+        working_set=_add_up(working_set),
+        macs=_add_up(macs),
+        kept=[0, *itertools.accumulate(kept)],
+        saved=[0, *itertools.accumulate(saved)],
+        reused=RangeMax(reused),
+    )
+
+
+def _measure_layer(
+    layer: Layer, hidden_size: int, workload: Workload, rows: int
 ) -> tuple[float, float, float, int, int, int]:
     """Bytes read in a pass, working set in bytes, multiply-accumulates of a pass, bytes of
     memory that add up over layers, those of them for each microbatch in flight, bytes that layers
     take in turns."""
+    load = measure_layer(layer, workload.mlp_sparsity)
     footprint = measure_footprint(layer, load, hidden_size, workload)
     return (
         load.read_bytes(workload, rows) * workload.num_passes,
@@ -211,21 +237,25 @@ def _find_tied(model: Model, workload: Workload) -> list[tuple[int, int, int]]:
 
 
 def _measure_speeds(
-    cluster: Cluster, names: Sequence[str], workload: Workload, kind: Pass
+    cluster: Cluster,
+    names: Sequence[str],
+    workload: Workload,
+    kind: Pass,
+    found: dict[_SpeedKey, Speed],
 ) -> list[Speed]:
-    """Each server's share of its host; equal ones are worked out once."""
+    """Each server's share of its host; what is not in ``found`` is worked out, and put there."""
     servers = [cluster.server(name) for name in names]
     used: Counter[str] = Counter()
     for server in servers:
         used[server.host] += server.threads
-    found: dict[tuple[str, int], Speed] = {}
+    busy_share = find_busy_share(workload, len(servers))
+    speeds = []
     for server in servers:
-        key = server.host, server.threads
+        active = count_active(server.threads, used[server.host], busy_share)
+        sharing = Sharing(active_threads=active, used_threads=used[server.host])
+        key = server.host, server.threads, sharing, kind.tokens
         if key not in found:
-            active = count_active(
-                server.threads, used[server.host], find_busy_share(workload, len(servers))
-            )
-            sharing = Sharing(active_threads=active, used_threads=used[server.host])
             host = cluster.host_of(server.name)
             found[key] = measure_speed(host, server, workload.precision, sharing, kind)
-    return [found[server.host, server.threads] for server in servers]
+        speeds.append(found[key])
+    return speeds

@@ -117,10 +117,13 @@ def _exchange(
     bounds = list(_cover(costs, order, limit_s))
     for (i, j), _ in zip(_pairs(order, kinds), tries, strict=False):
         exchanged = (*order[:i], order[j], *order[i + 1 : j], order[i], *order[j + 1 :])
-        # What comes before both of them stays as it is.
-        *_, num_covered = _cover(costs, exchanged[i:], limit_s, bounds[i])
-        if num_covered > bounds[-1]:
-            return exchanged
+        # What comes before both of them stays as it is, and what comes after them gets further
+        # only from a start that is further.
+        *_, start = _cover(costs, exchanged[i : j + 1], limit_s, bounds[i])
+        if start > bounds[j + 1]:
+            *_, num_covered = _cover(costs, exchanged[j + 1 :], limit_s, start)
+            if num_covered > bounds[-1]:
+                return exchanged
     return None
 
 

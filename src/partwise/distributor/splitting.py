@@ -113,7 +113,7 @@ def _find_least(costs: GroupCosts) -> dict[str, list[float]]:
     """Of each server, what a layer of each class takes of its memory or cache (1: all) where it
     owns no neuron of it: what every member of a stage holds."""
     layers = costs.classes.layers
-    nothing = [[tuple((kind.name, 0) for kind in layer.neuron_kinds)] for layer in layers]
+    nothing = tuple((tuple((kind.name, 0) for kind in layer.neuron_kinds),) for layer in layers)
     firsts = [costs.classes.of.index(i) for i in range(len(layers))]
     # Alone, a layer that is tied to another is held whole; in one stage with all it is not.
     every = (0, len(costs.classes.of))

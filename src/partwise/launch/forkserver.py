@@ -7,6 +7,7 @@ its end of stdin, and this process and every server, which inherit the other end
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -94,11 +95,14 @@ def _reap(spawned: dict[int, Spawn]) -> None:
         if ended is None or spawn is None:
             return
         how = f"process {ended.si_pid} ended with exit code {ended.si_status}"
+        # Where the coordinator ended first, the logs may be gone already and nobody reads this: an
+        # error would end this process before it has removed their folder.
         if ended.si_code != os.CLD_EXITED:
             how = f"process {ended.si_pid} was ended by {signal.Signals(ended.si_status).name}"
-            with Path(spawn.log).open("a") as log:
+            with contextlib.suppress(OSError), Path(spawn.log).open("a") as log:
                 log.write(f"\n{how}\n")
-        _say(Spawned(server=spawn.server, pid=ended.si_pid, error=how))
+        with contextlib.suppress(BrokenPipeError):
+            _say(Spawned(server=spawn.server, pid=ended.si_pid, error=how))
         os.waitpid(ended.si_pid, 0)  # only now: whoever sees it gone finds the note
 
 

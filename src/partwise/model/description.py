@@ -44,7 +44,7 @@ class NeuronAxis:
     first: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One tensor of a layer.
 
@@ -61,7 +61,7 @@ class Parameter:
     alias_of: str | None = None
     stored_as: str | None = None
 
-    @property
+    @cached_property
     def num_elements(self) -> int:
         return math.prod(self.shape)
 
@@ -70,7 +70,7 @@ class Parameter:
         """The name under which the store holds its bytes."""
         return self.stored_as or self.alias_of or self.name
 
-    @property
+    @cached_property
     def neuron_span(self) -> tuple[int, int]:
         """The neurons ``start:stop`` that it holds elements of, all of one kind and along one axis;
         none where it has no neurons."""
@@ -80,7 +80,7 @@ class Parameter:
         count = self.shape[first.axis] // sum(axis.width for axis in self.neurons)
         return first.first, first.first + count
 
-    @property
+    @cached_property
     def neuron_elements(self) -> int:
         """The elements of one of its neurons; 0 where it has none."""
         start, stop = self.neuron_span
@@ -99,7 +99,7 @@ class NeuronKind:
     num_chosen: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One step of the model.
 
@@ -117,11 +117,11 @@ class Layer:
     read_elements_per_token: int = 0
     kv_elements_per_token: int = 0
 
-    @property
+    @cached_property
     def num_elements(self) -> int:
         return sum(p.num_elements for p in self.parameters)
 
-    @property
+    @cached_property
     def chosen_kind(self) -> NeuronKind | None:
         """The neurons of which a router chooses some for each token."""
         return next((kind for kind in self.neuron_kinds if kind.num_chosen is not None), None)
