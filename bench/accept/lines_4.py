@@ -182,7 +182,7 @@ SHOWN = (
     (
         "4.13",
         "the mutations of 1/4, swapped shares and other broken members are caught",
-        40,
+        60,
         (
             "tests/scenarios/test_mutations.py",
             TORCH + "neuron_mutations.py",

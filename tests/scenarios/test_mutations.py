@@ -6,7 +6,7 @@ move the logits far beyond the bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ import pytest
 import torch
 
 from oracle_comparison import BOUND
+from partwise.distributor import Plan
+from partwise.engine.scheduler import Limits
 from partwise.launch.listening import make_torch_runner
+from partwise.model import Model
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.torch import attention, kv
 from partwise.part.torch.experts import Experts
 from partwise.part.torch.families import Gpt2Family, LlamaFamily
 from support.oracle import Oracle, random_prompts
 from support.parts import Setting
+from support.sharing import share_layers
 
 MARGIN = 50
 """By how many bounds each mutation must move the logits."""
@@ -133,12 +137,14 @@ def swap_two_experts(modules: list[Any]) -> None:
     experts["0"], experts["5"] = experts["5"], experts["0"]
 
 
-def runner_with(change: Change | None) -> Callable[[RunnerOptions], Runner]:
-    """Torch runners; the first part's modules are changed after they were loaded."""
+def runner_with(
+    change: Change | None, parts: Sequence[str] = ("part0",)
+) -> Callable[[RunnerOptions], Runner]:
+    """Torch runners; the modules of ``parts`` are changed after they were loaded."""
 
     def make(options: RunnerOptions) -> Runner:
         runner = make_torch_runner(options)
-        if change is not None and options.part == "part0":
+        if change is not None and options.part in parts:
             change(runner._modules)
         return runner
 
@@ -197,11 +203,50 @@ def test_the_comparison_fails_when_the_model_is_broken(
     assert not comparison.is_within_bounds
 
 
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_mixtral"])
-def test_the_same_comparison_passes_when_it_is_not(
-    model: str, oracle: Oracle, request: pytest.FixtureRequest
+def share_all(model: Model) -> Plan:
+    """All layers shared by two members."""
+    return share_layers(model, [(0, len(model.layers), [1, 1])])
+
+
+@pytest.mark.parametrize(
+    ("model", "mutate", "change"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{(case[2] or case[1]).__name__}")
+        for case in MUTATIONS
+        # Members have no two experts of one number: tests/part/torch/test_expert_members.py.
+        if case[2] is not swap_two_experts
+    ],
+)
+def test_so_it_does_when_members_share_what_is_broken(
+    model: str,
+    mutate: Callable[[Patch], None],
+    change: Change | None,
+    oracle: Oracle,
+    request: pytest.FixtureRequest,
+    monkeypatch: Patch,
 ) -> None:
     path: Path = request.getfixturevalue(model)
-    setting = Setting(num_parts=2, make_runner=runner_with(None))
+    oracle.references(path, PROMPTS, MAX_TOKENS)
+    mutate(monkeypatch)
+    # Members take the same steps, or one would wait for the other.
+    make = runner_with(change, ("part0", "part1"))
+    # As with two stages, each sequence has passes of its own.
+    limits = Limits(max_in_flight=2, max_rows=1)
+    setting = Setting(make_plan=share_all, make_runner=make, limits=limits)
+    comparison = oracle.compare(path, PROMPTS, MAX_TOKENS, setting)
+    assert comparison.max_abs_difference > MARGIN * BOUND
+    assert not comparison.is_within_bounds
+
+
+@pytest.mark.parametrize("make_plan", [None, share_all])
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_mixtral"])
+def test_the_same_comparison_passes_when_it_is_not(
+    model: str,
+    make_plan: Callable[[Model], Plan] | None,
+    oracle: Oracle,
+    request: pytest.FixtureRequest,
+) -> None:
+    path: Path = request.getfixturevalue(model)
+    setting = Setting(num_parts=2, make_plan=make_plan, make_runner=runner_with(None))
     comparison = oracle.compare(path, PROMPTS, MAX_TOKENS, setting)
     assert comparison.is_within_bounds, comparison
