@@ -231,8 +231,13 @@ SHOWN = (
     (
         "4.18",
         "the registry: every neuron's owner; one plan_version a step at all parts; locate",
-        40,
-        ("tests/registry", "tests/cli/test_locate.py"),
+        60,
+        (
+            "tests/registry",
+            "tests/cli/test_locate.py",
+            "tests/engine/test_replan.py",
+            "tests/scenarios/test_replan.py",
+        ),
     ),
     (
         "4.19",
