@@ -35,7 +35,7 @@ BENCHES = (
     ),
     Line(
         id="4.02",
-        text="SmolLM2 in int8 and int4 by granules, where inputs are not rounded",
+        text="SmolLM2 in int8 and int4 by granules: inputs in fp32, and as deployed",
         command=("python", "bench/members_rounded.py"),
         judge=Figures(
             bounds=(
@@ -43,6 +43,8 @@ BENCHES = (
                 Bound("int8_relative_max", "<=", 1e-4),
                 Bound("int4_relative_max", "<=", 1e-4),
                 Bound("num_wrong_ids", "==", 0),
+                Bound("int8_deployed_over_last_bit", "<=", 2.0),
+                Bound("int4_deployed_over_last_bit", "<=", 2.0),
             ),
             results="members_rounded",
         ),
