@@ -55,7 +55,7 @@ class IdleRunner:
     """Does nothing: returns a tensor that it made before."""
 
     def __init__(self, options: RunnerOptions) -> None:
-        self.weight_bytes = 0
+        self.weight_bytes = self.host_bytes = 0
         self.notes: tuple[str, ...] = ()
         self._outputs = {n: np.zeros(n, np.int64) for n in SIZES.values()}
 

@@ -26,6 +26,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.threads: list[int] = []
+        self.devices: list[str] = []
         self.num_passes = 0
         self._servers: list[Servers] = []
 
@@ -60,8 +61,15 @@ def local(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> Recording:
 
     class Local:
         def __init__(
-            self, architecture: str, token: bytes, *, num_threads: int, runners: Sequence[str]
+            self,
+            architecture: str,
+            token: bytes,
+            *,
+            num_threads: int,
+            runners: Sequence[str],
+            device: str,
         ) -> None:
+            recording.devices.append(device)
             self._token = token
 
         def start(self, names: Sequence[str], cpus: Sequence[Sequence[int]]) -> dict[str, Address]:
@@ -120,6 +128,15 @@ def test_local_servers_get_no_more_threads_than_processors_and_that_is_said(
     with partwise.deploy(tiny_llama, parts=1, options=options):
         assert local.threads[2:] == [threads]
     assert len(notices) == 1
+
+
+def test_local_servers_compute_on_the_device_that_is_asked_for(
+    local: Recording, tiny_llama: Path
+) -> None:
+    for device in ("cpu", "cuda:1"):
+        with partwise.deploy(tiny_llama, options=partwise.DeployOptions(device=device)) as net:
+            assert net.plan.parts[0].runner == ("onnx" if device == "cpu" else "torch")
+    assert local.devices == ["cpu", "cuda:1"]
 
 
 def test_an_answer_says_how_many_tokens_the_context_leaves(

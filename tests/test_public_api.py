@@ -70,6 +70,7 @@ FIELDS = {
         "token_file": "Path | None",
         "precision": "str | None",
         "runner": "str | None",
+        "device": "str",
         "on_load": "Callable[[int, int], None]",
         "on_notice": "Callable[[str], None]",
         "module_folder": "Path | None",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from partwise.distributor import RunnerWish
 from partwise.distributor.codecs import CODECS
+from partwise.distributor.devices import CPU, check_device
 from partwise.engine.coordinator import MAX_STEP_S, STEP_S
 from partwise.engine.scheduler import PREFILL_CHUNK_TOKENS
 from partwise.errors import UsageError
@@ -33,16 +34,18 @@ class DeployOptions:
     layers whole, and for the same members of a stage; the bits depend on the threads, so that 0
     then means 1 everywhere. ``max_in_flight`` microbatches (0: one a stage). ``step_timeout_s`` is
     what a step may take, and for how long members of a stage wait for each other. ``token_file``
-    holds the cluster token of servers on other hosts. ``precision`` of the weights is fp32, int8 or
-    int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32, and the fastest that
-    covers the model, or where ``is_deterministic`` torch).
+    holds the cluster token of servers on other hosts. ``precision`` of the weights is fp32, bf16,
+    int8 or int4, ``runner`` torch or onnx (None: the plan's; without a plan fp32, and the fastest
+    that covers the model, or where ``is_deterministic`` torch). ``device`` is what servers of this
+    machine compute on: cpu, or for torch cuda or cuda:N; others have their own.
     ``on_load(done_bytes, total_bytes)`` follows loading. What servers read of a PyTorch module is
     saved in ``module_folder``, which servers of other hosts see at the same path (None: in one that
     goes away with the deployment).
 
     Raises:
         UsageError: a number below what it means anything from, or beyond what a server takes; a
-            codec that is not known, or that changes the bits that are to be the same.
+            codec or device that is not known, or a codec that changes the bits that are to be the
+            same.
     """
 
     threads: int = 0
@@ -55,6 +58,7 @@ class DeployOptions:
     token_file: Path | None = None
     precision: str | None = None
     runner: str | None = None
+    device: str = CPU
     on_load: Callable[[int, int], None] = field(default=_ignore_progress)
     on_notice: Callable[[str], None] = field(default=_LOG.warning)
     module_folder: Path | None = None
@@ -75,7 +79,7 @@ class DeployOptions:
                 f"step_timeout_s is {self.step_timeout_s:g}, it must be above 0 and at most"
                 f" {MAX_STEP_S:g}, a day: give seconds"
             )
-
+        check_device(self.device)
         if self.codec is not None and self.codec not in CODECS:
             raise UsageError(f"codec is {self.codec!r}: give one of {', '.join(CODECS)}")
         if self.is_deterministic and self.codec not in (None, "fp32"):
@@ -87,7 +91,10 @@ class DeployOptions:
     def wish(self) -> RunnerWish:
         """What is asked of the runner."""
         return RunnerWish(
-            precision=self.precision, runner=self.runner, is_deterministic=self.is_deterministic
+            precision=self.precision,
+            runner=self.runner,
+            is_deterministic=self.is_deterministic,
+            device=self.device,
         )
 
     def choose_threads(self, default: int) -> int:

@@ -19,6 +19,7 @@ from partwise.answer import Answer
 from partwise.deploy_options import DEFAULTS, DeployOptions
 from partwise.distributor import Plan, measure_holding
 from partwise.distributor.codecs import with_codec
+from partwise.distributor.devices import CPU
 from partwise.distributor.speed import fit_threads
 from partwise.engine.assembly import Assembly
 from partwise.engine.assembly import Deployment as Target
@@ -245,9 +246,9 @@ def _deploy_module(
     from partwise.module_net import Running, deploy_module
     from partwise.module_plan import ModuleWish
 
-    for name in ("precision", "runner", "codec"):
-        if (value := getattr(options, name)) not in (None, "fp32", "torch"):
-            raise UsageError(f"modules are computed by torch in fp32, {name} is {value!r}")
+    for name in ("precision", "runner", "codec", "device"):
+        if (value := getattr(options, name)) not in (None, "fp32", "torch", CPU):
+            raise UsageError(f"modules are computed by torch in fp32 on CPUs, {name} is {value!r}")
     running = Running(
         token_file=options.token_file,
         listening_threads=options.choose_threads(0),
@@ -297,6 +298,7 @@ def _start_local(prepared: Prepared, options: DeployOptions) -> Net:
         token,
         num_threads=threads * len(plan.parts),
         runners=sorted({part.runner for part in plan.parts}),
+        device=options.device,
     )
     try:
         addresses = local.start([part.server for part in plan.parts], cpus)

@@ -239,6 +239,11 @@ def test_servers_beyond_this_machine_get_one_notice(capsys: pytest.CaptureFixtur
         (["--plan", "PLAN"], "the plan is for servers that listen: give --servers a:1,b:2"),
         (["--plan", "PLAN", "--parts", "3"], "3 parts and a plan of 2"),
         (["--servers", "127.0.0.1:1,b:2", "--token-file", "t"], "this machine alone and b:2 is"),
+        (["--device", "gpu"], "the device 'gpu' is not known: give cpu, cuda or cuda:N"),
+        (
+            ["--device", "cuda", "--servers", "a:1", "--token-file", "PLAN"],
+            "the device cuda is for servers of this machine: leave it out, and start the others",
+        ),
     ],
 )
 def test_options_that_mean_nothing_are_wrong_usage(

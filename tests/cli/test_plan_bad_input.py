@@ -242,8 +242,8 @@ def test_a_precision_that_no_runner_has_is_named_with_those_there_are(
     command, *options = words
     assert main([command, str(tiny_llama), *options, "--precision", precision]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"--precision is {precision!r}, which no runner computes on CPUs" in line
-    assert line.endswith("give one of fp32, int8, int4")
+    assert f"--precision is {precision!r}, which no runner computes:" in line
+    assert line.endswith("give one of fp32, bf16, int8, int4")
 
 
 def test_int4_is_refused_for_a_family_without_its_operators(
@@ -252,4 +252,4 @@ def test_int4_is_refused_for_a_family_without_its_operators(
     assert main(["plan", str(tiny_gpt2), "--parts", "2", "--precision", "int4"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "int4 is for the onnx runner, and GPT2LMHeadModel is none of Llama" in line
-    assert line.endswith("give fp32")
+    assert line.endswith("give fp32 or bf16")

@@ -45,7 +45,7 @@ def test_a_server_serves_one_coordinator_after_the_other_until_it_is_told_to_sto
 def test_threads_are_the_coordinators_then_the_servers_then_all(
     asked: int, own: int, used: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
+    made: list[tuple[int, str]] = []
 
     class Server:
         def __init__(self, name, transport, listener, make_runner) -> None:
@@ -62,14 +62,16 @@ def test_threads_are_the_coordinators_then_the_servers_then_all(
     )  # fmt: skip
     monkeypatch.setattr(listening, "PartServer", Server)
     monkeypatch.setattr(
-        listening, "make_planned_runner", lambda made_of: made.append(made_of.threads)
+        listening,
+        "make_planned_runner",
+        lambda made_of: made.append((made_of.threads, made_of.device)),
     )
     monkeypatch.setattr(listening.signal, "signal", lambda *_: None)
     monkeypatch.setattr(
         listening, "os", SimpleNamespace(_exit=lambda _: None, sched_getaffinity=lambda _: range(7))
     )
-    listening.serve("name", None, None, threads=own)
-    assert made == [7 if used == "all" else used]
+    listening.serve("name", None, None, threads=own, device="cuda:1")
+    assert made == [(7 if used == "all" else used, "cuda:1")]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,22 @@ def test_threads_are_the_coordinators_then_the_servers_then_all(
         (["--listen", "h:1", "--token-file", "LONG", "--threads", "0"], 2, "--threads is 0"),
         (["--listen", "h:1", "--token-file", "LONG", "--threads", "1025"], 2, "at most 1024"),
         (["--listen", "127.0.0.1:0"], 2, "--token-file"),
+        (["--listen", "h:1", "--token-file", "LONG", "--device", "gpu"], 2, "'gpu' is not known"),
+        (
+            ["--listen", "h:1", "--token-file", "LONG", "--device", "cuda:999"],
+            1,
+            "cuda:999 is not there: ",
+        ),
+        (
+            ["--listen", "h:1", "--token-file", "LONG", "--device", "cuda", "--runner", "onnx"],
+            2,
+            "--runner onnx computes on CPUs alone and --device is cuda: leave one of them out",
+        ),
+        (
+            ["--listen", "h:1", "--token-file", "LONG", "--device", "cuda", "--runner", "module"],
+            2,
+            "--runner module computes on CPUs alone",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -7,10 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from partwise.distributor import balance_layers, check_runners, check_whole, choose_runner
+from partwise.distributor import (
+    balance_layers,
+    check_runners,
+    check_whole,
+    choose_runner,
+    measure_holding,
+)
+from partwise.distributor.devices import check_device
+from partwise.distributor.footprint import part_footprint
 from partwise.distributor.plan import decode_plan, encode_plan
 from partwise.distributor.runners import RunnerWish
-from partwise.errors import PlanError
+from partwise.distributor.workload import Workload
+from partwise.errors import PlanError, UsageError
 from partwise.model import open_model
 from support.decoders import save_decoder
 from support.members import plan_members
@@ -24,6 +33,11 @@ from support.members import plan_members
         (RunnerWish(runner="onnx"), "onnx", "asked for"),
         (RunnerWish(runner="torch"), "torch", "asked for"),
         (RunnerWish(is_deterministic=True), "torch", "same for every number of parts"),
+        (RunnerWish(precision="bf16"), "torch", "it alone computes bf16"),
+        (RunnerWish(precision="bf16", runner="torch"), "torch", "asked for"),
+        (RunnerWish(precision="bf16", is_deterministic=True), "torch", "same for every number"),
+        (RunnerWish(device="cuda"), "torch", "it alone computes on cuda"),
+        (RunnerWish(device="cuda:1", precision="bf16"), "torch", "it alone computes bf16"),
     ],
 )
 def test_the_runner_is_the_fastest_that_does_what_is_asked(
@@ -37,11 +51,18 @@ def test_the_runner_is_the_fastest_that_does_what_is_asked(
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
-        (RunnerWish(precision="int3"), "'int3' is not known: give one of fp32, int8, int4"),
-        (RunnerWish(precision="bf16"), "'bf16' is computed by no runner on CPUs: give one of fp32"),
+        (RunnerWish(precision="int3"), "'int3' is not known: give one of fp32, bf16, int8, int4"),
+        (RunnerWish(precision="fp16"), "'fp16' is computed by no runner: give one of fp32, bf16"),
         (RunnerWish(runner="jax"), "the runner 'jax' is not known: give one of torch, onnx"),
-        (RunnerWish(precision="int8", runner="torch"), "fp32 alone: give fp32 instead of int8"),
+        (RunnerWish(precision="int8", runner="torch"), "the torch runner is in fp32 or bf16: give"),
         (RunnerWish(precision="int8", is_deterministic=True), "a deterministic run is in fp32"),
+        (RunnerWish(precision="bf16", runner="onnx"), "bf16 is for the torch runner: leave out"),
+        (
+            RunnerWish(runner="onnx", device="cuda"),
+            "computes on CPUs alone, and the device is cuda: take the torch runner, in fp32 or bf",
+        ),
+        (RunnerWish(precision="int8", device="cuda:1"), "int8 is for the onnx runner, which comp"),
+        (RunnerWish(is_deterministic=True, device="cuda"), "checked that cuda gives the same bits"),
         (RunnerWish(runner="onnx", is_deterministic=True), "leave out the onnx runner"),
     ],
 )
@@ -62,7 +83,9 @@ def test_a_family_without_operators_is_torchs_and_has_no_rounded_weights(
         choice = choose_runner(model, wish)
         assert choice.runner == "torch"
         assert f"does not cover this model: {architecture} is none of Llama" in choice.reason
-    with pytest.raises(PlanError, match=f"onnx runner, and {architecture} is none.*: give fp32"):
+    with pytest.raises(
+        PlanError, match=f"onnx runner, and {architecture} is none.*: give fp32 or bf16"
+    ):
         choose_runner(model, RunnerWish(precision="int4"))
 
 
@@ -125,3 +148,38 @@ def test_the_members_of_a_stage_have_one_runner(tiny_llama: Path) -> None:
     parts = (plan.parts[0], msgspec.structs.replace(plan.parts[1], runner="torch"))
     with pytest.raises(PlanError, match="part0 is for the onnx runner and part1 for torch"):
         check_runners(msgspec.structs.replace(plan, parts=parts), model)
+
+
+def test_the_members_of_a_stage_are_all_in_bf16_or_none(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama)
+    plan = plan_members(model, 2, {"mlp_unit": (0, 1)})
+    in_bf16 = [
+        msgspec.structs.replace(part, runner="torch", precision="bf16") for part in plan.parts
+    ]
+    check_runners(msgspec.structs.replace(plan, parts=tuple(in_bf16)), model)
+    parts = (in_bf16[0], msgspec.structs.replace(in_bf16[1], precision="fp32"))
+    with pytest.raises(PlanError, match="part0 is at bf16 and part1 at fp32.*give bf16 to all"):
+        check_runners(msgspec.structs.replace(plan, parts=parts), model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:12"])
+def test_a_device_is_the_cpu_or_a_cuda_device(device: str) -> None:
+    assert check_device(device) == device
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "cuda:01", "cpu:0", "cuda\n"])
+def test_other_devices_are_not_known(device: str) -> None:
+    with pytest.raises(UsageError, match="is not known: give cpu, cuda or cuda:N"):
+        check_device(device)
+
+
+def test_a_part_in_bf16_holds_half_of_the_bytes_of_fp32(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama)
+    plans = [balance_layers(model, ["a"], precision=p) for p in ("fp32", "bf16")]
+    plain, half = (measure_holding(plan, model, "part0") for plan in plans)
+    assert 2 * half.weight_bytes == plain.weight_bytes
+    assert 2 * half.kv_bytes_per_token == plain.kv_bytes_per_token
+    assert 2 * half.read_bytes_per_token == plain.read_bytes_per_token
+    prints = [part_footprint(plan, model, "part0", Workload()) for plan in plans]
+    for key in ("weight_bytes", "kv_bytes"):
+        assert 2 * getattr(prints[1], key) == getattr(prints[0], key)

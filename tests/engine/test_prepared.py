@@ -67,7 +67,7 @@ def with_shares(plan: Plan, *shares: NeuronShare) -> Plan:
     ("changes", "says"),
     [
         ({"precision": "int8"}, "part1 is at int8: the torch runner computes whole layers in fp32"),
-        ({"precision": "bf16"}, "part1 is at bf16: the torch"),
+        ({"precision": "fp16"}, "part1 is at fp16: the torch"),
         ({"mlp_sparsity": 0.5}, "part1 is at fp32 without 50 % of its MLP units: the torch"),
     ],
 )

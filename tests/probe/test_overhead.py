@@ -32,6 +32,7 @@ class FakeRunner:
     """Every layer takes LAYER_S and ROW_S a row, and the first one CALL_S more."""
 
     weight_bytes = 0
+    host_bytes = 0
 
     def __init__(self, clock: FakeClock, num_layers: int) -> None:
         self.clock, self.num_layers = clock, num_layers

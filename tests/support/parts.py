@@ -197,6 +197,7 @@ class CountingRunner:
     ``released`` collects sequences."""
 
     weight_bytes = 0
+    host_bytes = 0
     notes = ()
 
     def __init__(self, options: RunnerOptions, on_pass: Hook) -> None:

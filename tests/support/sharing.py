@@ -99,6 +99,7 @@ class Sharing:
 
 class _SharingRunner:
     weight_bytes = 0
+    host_bytes = 0
     notes = ()
 
     def __init__(self, options: RunnerOptions, scene: Sharing) -> None:

@@ -30,7 +30,7 @@ from partwise.cli.format import Cell
 from partwise.distributor import greedy
 from partwise.distributor.cost import predict
 from partwise.distributor.footprint import Footprint, layer_footprint
-from partwise.distributor.holding import KV_ELEMENT_BYTES
+from partwise.distributor.workload import kv_element_bytes
 from partwise.errors import Infeasible
 from partwise.model import LayerKind, Model
 
@@ -157,7 +157,7 @@ def tabulate_kv_room() -> Table:
         room = (cache_mb - weight_mb) * MB
         tokens = (
             int(room * count / (layer.kv_elements_per_token * element_bytes))
-            for element_bytes in (FP16_BYTES, KV_ELEMENT_BYTES)
+            for element_bytes in (FP16_BYTES, kv_element_bytes("fp16"))
         )
         rows.append((name, cache_mb, count, weight_mb, room / MB, *tokens))
     return Table(

@@ -10,9 +10,11 @@ from partwise.errors import UsageError
 if TYPE_CHECKING:
     from partwise.distributor import Plan, RunnerWish
 
-PRECISIONS = ("fp32", "int8", "int4")
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
 RUNNERS = ("torch", "onnx")
 """As in `distributor/runners.py`, which help must not wait for."""
+CPU = "cpu"
+"""As in `distributor/devices.py`."""
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,19 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", metavar="P", help=f"of the weights: {known} (default: fp32)")
 
 
-def read_wish(args: argparse.Namespace, *, is_deterministic: bool = False) -> RunnerWish:
+def add_device(parser: argparse.ArgumentParser, of: str) -> None:
+    """Declare ``--device``, on which servers compute: those ``of`` something."""
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        default=CPU,
+        help=f"of {of}: cpu, or for the torch runner cuda or cuda:N (default: cpu)",
+    )
+
+
+def read_wish(
+    args: argparse.Namespace, *, is_deterministic: bool = False, device: str = CPU
+) -> RunnerWish:
     """What the options ask of the runner.
 
     Raises:
@@ -40,11 +54,14 @@ def read_wish(args: argparse.Namespace, *, is_deterministic: bool = False) -> Ru
 
     if args.precision not in (None, *PRECISIONS):
         raise UsageError(
-            f"--precision is {args.precision!r}, which no runner computes on CPUs: give one of"
+            f"--precision is {args.precision!r}, which no runner computes: give one of"
             f" {', '.join(PRECISIONS)}"
         )
     return RunnerWish(
-        precision=args.precision, runner=args.runner, is_deterministic=is_deterministic
+        precision=args.precision,
+        runner=args.runner,
+        is_deterministic=is_deterministic,
+        device=device,
     )
 
 

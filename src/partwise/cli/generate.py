@@ -9,7 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partwise.cli.computing import add_precision, add_runner, describe_choice, read_wish
+from partwise.cli.computing import (
+    add_device,
+    add_precision,
+    add_runner,
+    describe_choice,
+    read_wish,
+)
 from partwise.cli.notices import warn_of_codecs, warn_of_full_context, warn_of_plain_text
 from partwise.cli.planning.problem import CODECS
 from partwise.cli.version import add_version, check_version
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_version(parser)
     add_precision(parser)
     add_runner(parser)
+    add_device(parser, "the servers of this machine")
     add("--token-file", metavar="FILE", type=Path, help="the cluster token of --servers")
     add(
         "--threads",
@@ -145,7 +152,7 @@ def prepare_run(args: argparse.Namespace) -> tuple[Prepared, Expectation | None]
     from partwise.engine.prepared import prepare
 
     servers = args.servers.split(",") if args.servers is not None else []
-    wish = read_wish(args, is_deterministic=args.deterministic)
+    wish = read_wish(args, is_deterministic=args.deterministic, device=args.device)
     plan = read_plan(args.plan) if args.plan is not None else None
     if args.cluster is None:
         prepared = prepare(
@@ -202,7 +209,10 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         UsageError: which, and what to give instead.
     """
+    from partwise.distributor.devices import check_device
+
     check_numbers(args)
+    check_device(args.device)
     if args.servers is not None and args.token_file is None:
         raise UsageError("--servers needs --token-file, the token that the servers were given")
     if args.token_file is not None and args.servers is None and args.cluster is None:
@@ -255,6 +265,7 @@ def deploy(prepared: Prepared, args: argparse.Namespace, expectation: Expectatio
             is_deterministic=args.deterministic,
             step_timeout_s=args.step_timeout or STEP_S,
             token_file=args.token_file,
+            device=args.device,
             on_load=lambda done, total: progress.report("loading bytes", done, total),
             on_notice=lambda text: print(f"note: {text}", file=sys.stderr),
         )

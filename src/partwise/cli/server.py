@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from partwise.cli.computing import CPU, add_device
 from partwise.errors import UsageError
 
 NAME = "server"
@@ -49,12 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " torch takes memory); its plan says which computes, and at which precision; module: hold"
         " parts of captured PyTorch modules, and of nothing else",
     )
+    add_device(parser, "this server")
     parser.add_argument("--name", help="its name in messages (default: the address)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then the process ends with exit code 0."""
-    from partwise.launch.listening import MODULE, import_runners, serve, serve_modules
+    from partwise.launch.listening import (
+        MODULE,
+        check_device_here,
+        import_runners,
+        serve,
+        serve_modules,
+    )
     from partwise.remote.authenticate import read_token
     from partwise.remote.messages import MAX_THREADS
     from partwise.remote.tcp import TcpTransport
@@ -64,17 +72,40 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--threads is {args.threads}, it must be at least 1: give 1 or more")
     if args.threads is not None and args.threads > MAX_THREADS:
         raise UsageError(f"--threads is {args.threads}, it must be at most {MAX_THREADS}")
+    runners = choose_runners(args)
+    check_device_here(args.device)
     transport = TcpTransport(read_token(args.token_file))
     address = parse_address(args.listen, is_listening=True)
     listener = transport.listen(address, args.name or str(address))
     # The first coordinator finds a server that only has to load.
-    import_runners([args.runner] if args.runner else ["torch", "onnx"])
+    import_runners(runners)
     name = args.name or str(listener.address)
     note = "" if listener.address.is_loopback else PLAIN_NOTE
 
     def announce() -> None:
         print(f"server {name} listens on {listener.address}{note}", file=sys.stderr, flush=True)
 
-    serve_parts = serve_modules if args.runner == MODULE else serve
-    serve_parts(name, transport, listener, threads=args.threads or 0, on_serving=announce)
+    threads = args.threads or 0
+    if args.runner == MODULE:
+        serve_modules(name, transport, listener, threads=threads, on_serving=announce)
+    else:
+        serve(name, transport, listener, threads=threads, device=args.device, on_serving=announce)
     return 0
+
+
+def choose_runners(args: argparse.Namespace) -> list[str]:
+    """What is imported before a coordinator asks.
+
+    Raises:
+        UsageError: a device that is not known, or on which the runner does not compute.
+    """
+    from partwise.distributor.devices import DEVICE_RUNNER, check_device
+
+    if check_device(args.device) == CPU:
+        return [args.runner] if args.runner else ["torch", "onnx"]
+    if args.runner not in (None, DEVICE_RUNNER):
+        raise UsageError(
+            f"--runner {args.runner} computes on CPUs alone and --device is {args.device}: leave"
+            " one of them out"
+        )
+    return [DEVICE_RUNNER]

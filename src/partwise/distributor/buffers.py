@@ -1,8 +1,9 @@
 """What a part's passes take for activations and temporary buffers, with and without fusion.
 
 One sequence a pass: a chunk of a prompt at the end of its context, or one decoded token. What
-operators hold between them is worked out in `operators.py`; the footprint that plans are
-checked against (`footprint.py`) counts more coarsely, for many streams.
+operators hold between them is worked out in `operators.py`, in fp32: for a part in bf16 that is a
+bound from above. The footprint that plans are checked against (`footprint.py`) counts more
+coarsely, for many streams.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from partwise.distributor.holding import KV_ELEMENT_BYTES, count_all_neurons, count_held
+from partwise.distributor.holding import count_all_neurons, count_held
 from partwise.distributor.load import Load, measure_layer, measure_share
 from partwise.distributor.plan import Member, Plan
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer, LayerKind, Model, Parameter
 
 ACTIVATION_BYTES = 4
+"""Also in bf16, where they take half: a bound from above, for norms widen them to fp32."""
 MASK_BYTES = 5
 """Of attention's scores torch holds only the mask, once as bool and once as fp32: its CPU
 kernel computes scores in tiles (measured with torch's memory profiler)."""
@@ -74,7 +75,8 @@ def measure_footprint(layer: Layer, load: Load, hidden_size: int, workload: Work
     tokens = count_tokens(workload)
     saved = _saved_bytes(layer, load, hidden_size, tokens) if workload.is_training else 0
     kept = tokens * hidden_size * ACTIVATION_BYTES if workload.has_checkpointing else saved
-    kv_bytes = load.kv_elements * KV_ELEMENT_BYTES * workload.context_tokens * workload.num_caches
+    kv_tokens = workload.context_tokens * workload.num_caches
+    kv_bytes = load.kv_elements * workload.kv_element_bytes * kv_tokens
     return Footprint(
         weight_bytes=round(weights * workload.element_bytes),
         kv_bytes=0 if workload.is_training else kv_bytes,

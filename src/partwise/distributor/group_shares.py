@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from partwise.distributor.group_costs import Group, GroupCosts, Setting
-from partwise.distributor.holding import KV_ELEMENT_BYTES
 from partwise.distributor.layer_classes import make_runs
 from partwise.distributor.member_shares import Shares, cap_weights
 
@@ -91,5 +90,5 @@ def _weigh_past(costs: GroupCosts, num_contexts: float) -> int:
     workload = costs.workload
     if workload.is_training:
         return 0
-    past_bytes = num_contexts * workload.context_tokens * KV_ELEMENT_BYTES
+    past_bytes = num_contexts * workload.context_tokens * workload.kv_element_bytes
     return round(past_bytes / workload.element_bytes)

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from partwise.distributor.plan import Member, Plan
 from partwise.distributor.shares import exact
 from partwise.distributor.token_use import measure_use
-from partwise.distributor.workload import ELEMENT_BYTES
+from partwise.distributor.workload import ELEMENT_BYTES, kv_element_bytes
 from partwise.model.description import Layer, Model, Parameter
 from partwise.model.families.family import KV_GROUP, MLP_UNIT
-
-KV_ELEMENT_BYTES = 4
-"""The KV cache is fp32 at every precision of the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +53,7 @@ def measure_holding(plan: Plan, model: Model, part_name: str) -> Holding:
         kv_elements += _held_kv(layer, counts)
     return Holding(
         weight_bytes=int(sum(held.values()) * element_bytes),
-        kv_bytes_per_token=kv_elements * KV_ELEMENT_BYTES,
+        kv_bytes_per_token=kv_elements * kv_element_bytes(part.precision),
         read_bytes_per_token=int(read_elements * element_bytes),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from partwise.distributor.holding import KV_ELEMENT_BYTES, count_held, keep_units
+from partwise.distributor.holding import count_held, keep_units
 from partwise.distributor.token_use import measure_use
 from partwise.distributor.workload import Workload
 from partwise.model.description import Layer, LayerKind
@@ -59,7 +59,7 @@ class Load:
     def _past_bytes(self, workload: Workload) -> float:
         if workload.is_training:
             return 0.0
-        return self.kv_elements * KV_ELEMENT_BYTES * workload.context_tokens / 2
+        return self.kv_elements * workload.kv_element_bytes * workload.context_tokens / 2
 
 
 def measure_layer(layer: Layer, mlp_sparsity: float = 0.0) -> Load:

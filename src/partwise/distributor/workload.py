@@ -11,8 +11,17 @@ ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5
 """Bytes of one weight by precision. int4 is in blocks of 32 with a 2-byte scale each; the one
 scale an output channel of int8 is too little to count."""
 
+KV_ELEMENT_BYTES = {"bf16": 2}
+"""Bytes of one element of the KV cache, where they are not 4: it is fp32 at every other precision
+of the weights."""
+
 MAX_COUNT = 1 << 30
 """Of streams, sequences and tokens: so that what is worked out of them stays below 2^63 bytes."""
+
+
+def kv_element_bytes(precision: str) -> int:
+    """Bytes of one element of the KV cache of a part at ``precision``."""
+    return KV_ELEMENT_BYTES.get(precision, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,11 @@ class Workload:
     def element_bytes(self) -> float:
         """Bytes of one weight."""
         return ELEMENT_BYTES[self.precision]
+
+    @property
+    def kv_element_bytes(self) -> int:
+        """Bytes of one element of the KV cache."""
+        return kv_element_bytes(self.precision)
 
     @property
     def num_caches(self) -> int:

@@ -17,6 +17,7 @@ from partwise.distributor import (
     choose_runner,
     verify_plan,
 )
+from partwise.distributor.devices import CPU, check_runner_on
 from partwise.engine.sequence import Request
 from partwise.engine.text import Text
 from partwise.errors import PlanError, PromptError, UsageError
@@ -135,13 +136,19 @@ def prepare(
 
     Raises:
         UsageError: the numbers of parts, servers and parts of the plan differ, or the servers
-            cannot all reach each other, or the plan is for another version or runner.
+            cannot all reach each other, or the plan is for another version or runner, or a device
+            is asked of servers that have their own.
         ModelError, PlanError: the model cannot be deployed so.
         StoreError: there is no such version.
     """
     path = Path(model).resolve()
     addresses = read_addresses(servers)
     _check_counts(parts, list(addresses), plan)
+    if addresses and wish.device != CPU:
+        raise UsageError(
+            f"the device {wish.device} is for servers of this machine: leave it out, and start the"
+            f" others with `partwise server --device {wish.device}`"
+        )
     described = open_version(path, _choose_version(version, plan))
     names = list(addresses) or _name_local(parts or 1, plan)
     why = ""
@@ -162,6 +169,7 @@ def prepare(
 def _check_wish(wish: RunnerWish, plan: Plan) -> None:
     """A plan says how its parts are computed; a wish can only be the same."""
     for part in plan.parts:
+        check_runner_on(part.runner, wish.device, part.name)
         for what, asked, planned in (
             ("precision", wish.precision, part.precision),
             ("runner", wish.runner or ("torch" if wish.is_deterministic else None), part.runner),

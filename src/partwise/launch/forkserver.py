@@ -21,8 +21,15 @@ from typing import NoReturn
 
 import msgspec
 
+from partwise.distributor.devices import CPU
 from partwise.errors import PartwiseError
-from partwise.launch.listening import MODULE, import_runners, serve, serve_modules
+from partwise.launch.listening import (
+    MODULE,
+    check_device_here,
+    import_runners,
+    serve,
+    serve_modules,
+)
 from partwise.remote.tcp import TcpListener, TcpTransport
 from partwise.remote.transport import Address
 
@@ -30,12 +37,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True):
-    """In: fork a server. ``cpus``: pin it to these (all, if empty); ``log``: its stderr."""
+    """In: fork a server. ``cpus``: pin it to these (all, if empty); ``log``: its stderr;
+    ``device``: what it computes on."""
 
     server: str
     token: str
     cpus: tuple[int, ...]
     log: str
+    device: str = CPU
 
 
 class Preload(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,9 +138,13 @@ def _become_server(spawn: Spawn, *, is_for_modules: bool) -> None:
         log = os.open(spawn.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         transport, listener = _listen(spawn)
-        (serve_modules if is_for_modules else serve)(spawn.server, transport, listener)
+        if is_for_modules:
+            serve_modules(spawn.server, transport, listener)
+        else:
+            serve(spawn.server, transport, listener, device=spawn.device)
     except BaseException as exc:  # noqa: BLE001 - its last line says why, whatever it was
-        print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
+        kind = "" if isinstance(exc, PartwiseError) else f"{type(exc).__name__}: "
+        print(f"{kind}{exc}", file=sys.stderr, flush=True)
         os._exit(1)
 
 
@@ -140,6 +153,7 @@ def _listen(spawn: Spawn) -> tuple[TcpTransport, TcpListener]:
     try:
         if spawn.cpus:
             os.sched_setaffinity(0, spawn.cpus)
+        check_device_here(spawn.device)  # here: CUDA does not survive a fork
         transport = TcpTransport(spawn.token.encode())
         listener = transport.listen(Address("127.0.0.1", 0), spawn.server)
     except (PartwiseError, OSError) as exc:

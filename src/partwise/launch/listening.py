@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
+from partwise.distributor.devices import CPU, check_runner_on
 from partwise.part.runner import Runner, RunnerOptions
 from partwise.part.server import PartServer
 from partwise.remote.transport import Listener, Transport
@@ -39,6 +40,18 @@ def _import_torch(architectures: Sequence[str]) -> None:
             importlib.import_module(family.source)
 
 
+def check_device_here(device: str) -> None:
+    """Refuse a device that is not there; imports torch where it is not the CPU.
+
+    Raises:
+        LaunchError: says what is there.
+    """
+    if device != CPU:
+        from partwise.part.torch.place import find_device
+
+        find_device(device)
+
+
 def make_torch_runner(options: RunnerOptions) -> Runner:
     """The torch runner; imports torch when the first part is loaded."""
     from partwise.part.torch.runner import TorchRunner
@@ -54,9 +67,14 @@ def make_onnx_runner(options: RunnerOptions) -> Runner:
 
 
 def make_planned_runner(options: RunnerOptions) -> Runner:
-    """The runner that the plan gives the part."""
-    is_onnx = options.plan.part(options.part).runner == "onnx"
-    return make_onnx_runner(options) if is_onnx else make_torch_runner(options)
+    """The runner that the plan gives the part.
+
+    Raises:
+        PlanError: it does not compute on the server's device.
+    """
+    runner = options.plan.part(options.part).runner
+    check_runner_on(runner, options.device, options.part)
+    return make_onnx_runner(options) if runner == "onnx" else make_torch_runner(options)
 
 
 def serve(
@@ -65,18 +83,20 @@ def serve(
     listener: Listener,
     *,
     threads: int = 0,
+    device: str = CPU,
     on_serving: Callable[[], None] | None = None,
 ) -> None:
     """Serve parts until SIGTERM or SIGINT, then end the process.
 
     ``threads`` are for coordinators that leave their number to the server; 0: one a processor.
+    Parts are computed on ``device``.
     ``on_serving`` is called when signals are already handled.
     """
     own_threads = threads or len(os.sched_getaffinity(0))
 
     def make_runner(options: RunnerOptions) -> Runner:
         return make_planned_runner(
-            dataclasses.replace(options, threads=options.threads or own_threads)
+            dataclasses.replace(options, threads=options.threads or own_threads, device=device)
         )
 
     _serve_until_signal(PartServer(name, transport, listener, make_runner), on_serving)

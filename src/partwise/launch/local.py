@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from partwise.distributor.devices import CPU
 from partwise.errors import LaunchError
 from partwise.launch.forkserver import Preload, Spawn, Spawned
 from partwise.part.waiting import WAIT_POLICY
@@ -36,14 +37,16 @@ class LocalServers:
         *,
         num_threads: int = 1,
         runners: Sequence[str] = ("torch",),
+        device: str = CPU,
     ) -> None:
         """Start the fork server; all its servers will compute with ``num_threads`` together, by
-        the ``runners`` that are imported once for all.
+        the ``runners`` that are imported once for all, on one ``device``.
 
         Raises:
             LaunchError: it cannot be started.
         """
         self._token = token
+        self._device = device
         self._environment = _choose_environment(num_threads)
         self._folder = Path(tempfile.mkdtemp(prefix="partwise-"))
         self._pids: dict[str, int] = {}
@@ -89,7 +92,10 @@ class LocalServers:
         for server, pinned in zip(servers, cpus, strict=True):
             log = str(self._log(server))
             token = self._token.decode()
-            self._send(Spawn(server=server, token=token, cpus=tuple(pinned), log=log))
+            spawn = Spawn(
+                server=server, token=token, cpus=tuple(pinned), log=log, device=self._device
+            )
+            self._send(spawn)
         addresses: dict[str, Address] = {}
         stop_s = time.monotonic() + START_S
         while len(addresses) < len(servers):

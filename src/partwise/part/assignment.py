@@ -130,7 +130,7 @@ class Assignment:
             )
             runner = make_runner(options)
         moved_bytes = use_huge_pages(lambda: on_progress(runner.weight_bytes, runner.weight_bytes))
-        note = explain_small_pages(runner.weight_bytes, moved_bytes)
+        note = explain_small_pages(runner.host_bytes, moved_bytes)
         runner.notes += () if note is None else (note,)
         return runner
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from partwise.distributor.devices import CPU
 from partwise.distributor.plan import Plan
 from partwise.model import Model
 from partwise.part.exchange import Exchange
@@ -19,7 +20,8 @@ from partwise.store import Store
 class RunnerOptions:
     """What a runner is built from. ``on_progress(done_bytes, total_bytes)`` is called while
     it loads and may raise to abandon it. ``exchange``: with the other members of the part's
-    stage, None where there are none; it works from the first pass on."""
+    stage, None where there are none; it works from the first pass on. ``device``: the server's,
+    cpu, cuda or cuda:N."""
 
     plan: Plan
     part: str
@@ -29,13 +31,16 @@ class RunnerOptions:
     threads: int
     on_progress: Callable[[int, int], None]
     exchange: Exchange | None = None
+    device: str = CPU
 
 
 class Runner(Protocol):
     """Computes the layers of one part. One thread owns it. ``notes`` say to people what it did
-    otherwise than was to be expected when it was made."""
+    otherwise than was to be expected when it was made. Of the ``weight_bytes`` it holds,
+    ``host_bytes`` lie in the memory of this process: on a GPU none."""
 
     weight_bytes: int
+    host_bytes: int
     notes: tuple[str, ...]
 
     def run(

@@ -82,6 +82,7 @@ class OnnxRunner:
             num_logits = model.vocab_size if self._has_head else 0
             self._graph = Graph(session, self._kv, model.hidden_size, num_logits)
         self.weight_bytes = sum(file.num_bytes for file in (record.weights, record.table) if file)
+        self.host_bytes = self.weight_bytes
         self.notes = tuple(cache.notes)
         options.on_progress(self.weight_bytes, self.weight_bytes)
 

@@ -50,7 +50,8 @@ class Experts(nn.ModuleDict):
             if str(number) in self:
                 tokens, places = torch.where(chosen_NC == number)
                 output = self[str(number)](hidden_NH[tokens]) * weights_NC[tokens, places, None]
-                total_NH.index_add_(0, tokens, output)
+                # Routers weigh in fp32, whatever the hidden state is in.
+                total_NH.index_add_(0, tokens, output.to(total_NH.dtype))
         return total_NH
 
 

@@ -22,6 +22,7 @@ from partwise.part.owned import Owned
 from partwise.part.torch.attention import ATTENTION_NAME
 from partwise.part.torch.experts import separate_experts
 from partwise.part.torch.halves import Half
+from partwise.part.torch.place import PLAIN, Place
 
 WHOLE = Owned()
 
@@ -31,13 +32,19 @@ class TorchFamily(ABC):
     makes (tables that are in no state dict) must be real.
 
     ``source`` names the module of transformers from which they come; ``halves`` are those of a
-    block, ``table`` is the path of the token table in the module of the embedding.
+    block, ``table`` is the path of the token table in the module of the embedding. ``place`` is
+    where their weights will be.
     """
 
     source: ClassVar[str]
     halves: ClassVar[tuple[Half, ...]]
     table: ClassVar[str] = ""
     config: Any
+    place: Place = PLAIN
+
+    def move(self, place: Place) -> None:
+        """Let modules be built for ``place``, and what they are called with be there."""
+        self.place = place
 
     def module(self, layer: Layer, block: int, owned: Owned = WHOLE) -> nn.Module:
         """The module of ``layer``; ``block`` counts the blocks of the model from 0.
@@ -99,6 +106,13 @@ class LlamaFamily(TorchFamily):
         self.config._attn_implementation = ATTENTION_NAME
         self._rotary = self._class("RotaryEmbedding")(self.config)
         self._like = torch.empty(0)
+
+    def move(self, place: Place) -> None:
+        """See `TorchFamily.move`."""
+        super().move(place)
+        # Its frequencies stay in fp32; what it returns is like this one.
+        self._rotary.to(place.device)
+        self._like = place.empty(0)
 
     def _class(self, name: str) -> Any:
         """What transformers calls ``name`` of this architecture."""

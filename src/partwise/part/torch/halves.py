@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from partwise.part.exchange import Exchange
+from partwise.part.torch.place import to_array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +73,13 @@ class AbsentHalf(nn.Module):
 
 
 def sum_members(exchange: Exchange, partial: Tensor) -> Tensor:
-    """The sum of every member's ``partial`` (..., W): good until the next exchange."""
+    """The sum of every member's ``partial`` (..., W): good until the next exchange. In its format
+    and on its device; what travels is float32."""
     partial_NW = partial.reshape(-1, partial.shape[-1])
-    total_NW = exchange.sum(np.ascontiguousarray(partial_NW.numpy()))
-    return torch.from_numpy(total_NW).view(partial.shape)
+    total_NW = exchange.sum(np.ascontiguousarray(to_array(partial_NW)))
+    total = torch.from_numpy(total_NW).view(partial.shape)
+    is_plain = partial.is_cpu and partial.dtype == total.dtype
+    return total if is_plain else total.to(partial.device, partial.dtype)
 
 
 def _with_bias(total: Tensor, bias: Tensor | None) -> Tensor:

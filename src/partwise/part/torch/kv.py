@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from partwise.part.torch.place import PLAIN, Place
+
 MIN_CAPACITY_TOKENS = 128
 
 
@@ -48,11 +50,12 @@ class KvCache(Protocol):
 class _Contiguous:
     """Keys and values of one sequence, one (H, C, D) pair a block."""
 
-    __slots__ = ("blocks", "capacity")
+    __slots__ = ("blocks", "capacity", "place")
 
-    def __init__(self, num_heads: Sequence[int], head_size: int) -> None:
+    def __init__(self, num_heads: Sequence[int], head_size: int, place: Place) -> None:
         self.capacity = 0
-        empty = [torch.empty(count, 0, head_size) for count in num_heads]
+        self.place = place
+        empty = [place.empty(count, 0, head_size) for count in num_heads]
         self.blocks = [(none, none) for none in empty]
 
     def grow(self, length: int, capacity: int) -> None:
@@ -65,19 +68,23 @@ class _Contiguous:
             num_heads, _, head_size = keys.shape
             if not num_heads:
                 continue
-            pair = _map_empty((2, num_heads, capacity, head_size))
+            pair = _map_empty((2, num_heads, capacity, head_size), self.place)
             pair[0, :, :length] = keys[:, :length]
             pair[1, :, :length] = values[:, :length]
             self.blocks[block] = (pair[0], pair[1])
 
 
-def _map_empty(shape: tuple[int, ...]) -> Tensor:
-    """A tensor whose memory is taken page by page as it is written, and given back when it goes.
+def _map_empty(shape: tuple[int, ...], place: Place) -> Tensor:
+    """A tensor whose memory is taken page by page as it is written, and given back when it goes;
+    on another device than the CPU all of it at once.
 
     The allocator would hand out what others have written to: then all of the capacity counts.
     """
-    memory = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+    if place.device.type != "cpu":
+        return place.empty(*shape)
+    num_bytes = place.dtype.itemsize * math.prod(shape)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=place.dtype).view(shape)
 
 
 class ContiguousRow:
@@ -91,7 +98,7 @@ class ContiguousRow:
         self._total = position + stop - start
         self.start = start
         self.stop = stop
-        self.causal_mask = _causal_mask(stop - start, self._total)
+        self.causal_mask = _causal_mask(stop - start, self._total, held.place.device)
 
     def append(self, block: int, key_HTD: Tensor, value_HTD: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self._blocks[block]
@@ -101,20 +108,22 @@ class ContiguousRow:
         return keys.narrow(1, 0, self._total), values.narrow(1, 0, self._total)
 
 
-def _causal_mask(num_tokens: int, total: int) -> Tensor | None:
+def _causal_mask(num_tokens: int, total: int, device: torch.device) -> Tensor | None:
     if num_tokens in (1, total):
         return None
-    return torch.ones(num_tokens, total, dtype=torch.bool).tril(total - num_tokens)
+    every = torch.ones(num_tokens, total, dtype=torch.bool, device=device)
+    return every.tril(total - num_tokens)
 
 
 class ContiguousKv:
     """One contiguous buffer a sequence; its capacity doubles when it is full.
 
-    ``num_heads`` are the KV heads of each block; a block without any is not asked for.
+    ``num_heads`` are the KV heads of each block; a block without any is not asked for. Keys and
+    values are kept at ``place``.
     """
 
-    def __init__(self, num_heads: Sequence[int], head_size: int) -> None:
-        self._shape = (tuple(num_heads), head_size)
+    def __init__(self, num_heads: Sequence[int], head_size: int, place: Place = PLAIN) -> None:
+        self._shape = (tuple(num_heads), head_size, place)
         self._held: dict[int, _Contiguous] = {}
 
     def row(self, sequence: int, position: int, start: int, stop: int) -> KvRow:

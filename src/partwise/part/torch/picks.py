@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from partwise.part.shared_head import Candidates, SharedHead
+from partwise.part.torch.place import to_array
 from partwise.remote.frame import Row, RowFlag
 from partwise.remote.layout import Array
 
@@ -39,21 +40,21 @@ def find_asked(rows: Sequence[Row]) -> Asked:
 
 
 def pick(logits_RV: Tensor, flags: RowFlag) -> tuple[Array, ...]:
-    """The best of all logits; see `Runner.run`."""
+    """The best of all logits, float32 on any device; see `Runner.run`."""
     ids_R = logits_RV.argmax(-1)
-    outputs: list[Array] = [ids_R.numpy()]
+    outputs: list[Array] = [ids_R.cpu().numpy()]
     if flags & RowFlag.LOGPROB:
         chosen = logits_RV.gather(-1, ids_R.unsqueeze(-1)).squeeze(-1)
-        outputs.append((chosen - logits_RV.logsumexp(-1)).numpy())
+        outputs.append(to_array(chosen - logits_RV.logsumexp(-1)))
     if flags & RowFlag.LOGITS:
-        outputs.append(np.ascontiguousarray(logits_RV.numpy()))
+        outputs.append(np.ascontiguousarray(to_array(logits_RV)))
     return tuple(outputs)
 
 
 def pick_shared(
     head: SharedHead, logits_RO: Tensor, rows: Sequence[Row], flags: RowFlag
 ) -> tuple[Array, ...]:
-    """The best of the logits of all members; see `SharedHead.pick`."""
+    """The best of the logits of all members, float32 on the CPU; see `SharedHead.pick`."""
     offered = Candidates(len(logits_RO))
     if logits_RO.shape[1]:
         best_R = logits_RO.argmax(-1)

@@ -27,13 +27,14 @@ from partwise.part.torch.families import TorchFamily, torch_family
 from partwise.part.torch.kv import ContiguousKv, KvCache, KvRow
 from partwise.part.torch.modules import Share, build_module, build_shared
 from partwise.part.torch.picks import find_asked, is_finite, pick, pick_shared
+from partwise.part.torch.place import DTYPES, Place, describe_device, find_device, to_array
 from partwise.part.torch.weights import PartWeights
 from partwise.remote.frame import Row
 from partwise.remote.layout import Array
 
 
 class TorchRunner:
-    """The layers ``start:stop`` of a model, in fp32 on the CPU."""
+    """The layers ``start:stop`` of a model, in fp32 or bf16, on the device of its server."""
 
     def __init__(self, options: RunnerOptions) -> None:
         register_attention()
@@ -43,10 +44,12 @@ class TorchRunner:
         model = options.model
         self._part = options.part
         self._where = model.describe_range(stage.start, stage.stop)
+        self._place = _find_place(options)
         self._family = torch_family(model.architecture, options.store.config)
+        self._family.move(self._place)
         self._layers = model.layers[stage.start : stage.stop]
         owned = _find_owned(options, stage)
-        weights = PartWeights(options, self._layers, owned)
+        weights = PartWeights(options, self._layers, owned, self._place)
         before = sum(layer.kind is LayerKind.BLOCK for layer in model.layers[: stage.start])
         blocks = [before + index for index in _count_blocks(self._layers)]
         self._modules = [
@@ -54,8 +57,12 @@ class TorchRunner:
             for layer, block, own in zip(self._layers, blocks, owned, strict=True)
         ]
         self.weight_bytes = weights.total_bytes
+        self.host_bytes = self.weight_bytes
         self.notes: tuple[str, ...] = ()
-        self._kv = _make_kv(self._layers, owned)
+        if self._place.device.type != "cpu":
+            self.host_bytes = 0
+            self.notes = (f"{options.part} computes on {describe_device(self._place.device)}",)
+        self._kv = _make_kv(self._layers, owned, self._place)
         self._shared_head = find_shared_head(options)
 
     @torch.inference_mode()
@@ -68,8 +75,8 @@ class TorchRunner:
         """See `Runner.run`."""
         kv_rows, positions_1N = self._open_rows(rows)
         arguments = self._family.block_arguments(positions_1N) if self._kv else {}
-        hidden = torch.from_numpy(inputs[0])
-        if hidden.dtype == torch.float32:
+        hidden = self._place.put(torch.from_numpy(inputs[0]))
+        if hidden.is_floating_point():
             hidden = hidden.unsqueeze(0)
         block = 0
         for layer, module in zip(self._layers, self._modules, strict=True):
@@ -84,7 +91,7 @@ class TorchRunner:
                 return self._pick(module, hidden, rows)
             between_layers()
         self._check(hidden, rows)
-        return (np.ascontiguousarray(hidden[0].numpy()),)
+        return (np.ascontiguousarray(to_array(hidden[0])),)
 
     def release(self, sequences: Sequence[int]) -> None:
         """See `Runner.release`."""
@@ -100,22 +107,28 @@ class TorchRunner:
             positions.extend(range(row.position, row.position + row.num_tokens))
             if self._kv:
                 kv_rows.append(self._kv.row(row.sequence, row.position, start, len(positions)))
-        return kv_rows, torch.tensor([positions])
+        return kv_rows, torch.tensor([positions], device=self._place.device)
 
     def _pick(self, head: nn.Module, hidden: Tensor, rows: Sequence[Row]) -> tuple[Array, ...]:
         """Greedy picks of the last token of each row that asks; see `Runner.run`."""
         asked = find_asked(rows)
         if not asked.last:
             return (np.empty(0, np.int64),)
-        logits: Tensor = head(hidden[0, asked.last])
+        logits: Tensor = head(hidden[0, asked.last]).float()
         if self._shared_head is not None:
-            return pick_shared(self._shared_head, logits, rows, asked.flags)
+            return pick_shared(self._shared_head, logits.cpu(), rows, asked.flags)
         self._check(logits, rows)
         return pick(logits, asked.flags)
 
     def _check(self, values: Tensor, rows: Sequence[Row]) -> None:
         if not is_finite(values):
             raise not_finite(self._part, self._where, rows)
+
+
+def _find_place(options: RunnerOptions) -> Place:
+    """The server's device, at the precision of the plan."""
+    dtype = DTYPES[options.plan.part(options.part).precision]
+    return Place(device=find_device(options.device), dtype=dtype)
 
 
 def _find_owned(options: RunnerOptions, stage: Stage) -> list[Owned]:
@@ -155,7 +168,7 @@ def _build(
     return build_shared(family, layer, block, tensors, share)
 
 
-def _make_kv(layers: Sequence[Layer], owned: Sequence[Owned]) -> KvCache | None:
+def _make_kv(layers: Sequence[Layer], owned: Sequence[Owned], place: Place) -> KvCache | None:
     """Room for the KV heads that are owned, one of each group."""
     num_heads: list[int] = []
     head_size = 0
@@ -164,4 +177,4 @@ def _make_kv(layers: Sequence[Layer], owned: Sequence[Owned]) -> KvCache | None:
             if kind.name == KV_GROUP:
                 num_heads.append(own.count(KV_GROUP, kind.count))
                 head_size = layer.kv_elements_per_token // (2 * kind.count)
-    return ContiguousKv(num_heads, head_size) if num_heads else None
+    return ContiguousKv(num_heads, head_size, place) if num_heads else None

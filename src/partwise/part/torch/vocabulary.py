@@ -30,9 +30,9 @@ class OwnedTable(nn.Module):
 
     def forward(self, ids_N: Tensor) -> Tensor:
         """(N, W)."""
-        own_N = torch.from_numpy(self._own_of_id[ids_N.numpy()])
+        own_N = torch.from_numpy(self._own_of_id[ids_N.cpu().numpy()]).to(self.weight.device)
         is_own_N = own_N >= 0
-        partial_NW = torch.zeros(len(own_N), self.weight.shape[1])
+        partial_NW = self.weight.new_zeros(len(own_N), self.weight.shape[1])
         partial_NW[is_own_N] = self.weight[own_N[is_own_N]]
         # It becomes the hidden state, which is still needed after the next exchange.
         return sum_members(self._exchange, partial_NW).clone()

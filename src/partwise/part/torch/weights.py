@@ -11,24 +11,31 @@ from torch import Tensor
 from partwise.model import Layer, Parameter
 from partwise.part.owned import Owned, Ranges, read_owned
 from partwise.part.runner import RunnerOptions
+from partwise.part.torch.place import Place
 
 Key = tuple[str, tuple[Ranges | None, ...]]
 
 
 class PartWeights:
-    """Reads ``layers`` of a part, which owns ``owned`` of each; tied parameters share a tensor.
+    """Reads ``layers`` of a part, which owns ``owned`` of each, to ``place``; tied parameters
+    share a tensor.
 
     ``total_bytes`` are those of all tensors; they follow ``options.on_progress``.
     """
 
     def __init__(
-        self, options: RunnerOptions, layers: Sequence[Layer], owned: Sequence[Owned]
+        self,
+        options: RunnerOptions,
+        layers: Sequence[Layer],
+        owned: Sequence[Owned],
+        place: Place,
     ) -> None:
+        self._place = place
         self._store = options.store
         self._report = options.on_progress
         self._read: dict[Key, Tensor] = {}
         sizes = {
-            _key(parameter, own): 4 * _count_elements(parameter, own)
+            _key(parameter, own): place.dtype.itemsize * _count_elements(parameter, own)
             for layer, own in zip(layers, owned, strict=True)
             for parameter in layer.parameters
         }
@@ -46,7 +53,8 @@ class PartWeights:
     def _tensor(self, parameter: Parameter, owned: Owned) -> Tensor:
         key = _key(parameter, owned)
         if key not in self._read:
-            tensor = torch.from_numpy(read_owned(self._store, parameter, owned))
+            read = torch.from_numpy(read_owned(self._store, parameter, owned))
+            tensor = self._place.put(read)
             self._read[key] = tensor
             self._done_bytes += tensor.nbytes
             self._report(self._done_bytes, self.total_bytes)
