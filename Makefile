@@ -51,7 +51,8 @@ demo: setup model
 	@$(BIN)/partwise generate $(MODEL) "$$PROMPT" --parts 3 --chat --max-tokens 64
 
 test: setup model
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not quiet'
+	@$(BIN)/python -m pytest -q -m quiet
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -15,7 +15,11 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# Each test has its timeout; an example of one is late whenever others compute beside it.
+settings.register_profile("partwise", settings.default, deadline=None)
+settings.load_profile("partwise")
 # Nothing in a test may ask the network for a model.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Seldom a test needs more than one core, and several processes share this machine.

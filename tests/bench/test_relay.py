@@ -18,6 +18,8 @@ from relay import Relay, Route
 from relay_flows import Line
 from relaying import run_relay
 
+pytestmark = pytest.mark.quiet
+
 DEADLINE_S = 20.0
 SLACK_S = 2e-3
 """What a busy machine adds to the fastest of several round trips."""

@@ -69,6 +69,7 @@ def test_help_lists_every_command_with_its_line_and_imports_nothing_heavy() -> N
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.quiet
 def test_help_and_version_answer_in_half_a_second(option: str) -> None:
     durations_s = []
     for _ in range(3):  # the best of three: other work on this machine is not our duration

@@ -152,6 +152,7 @@ def test_a_goal_that_is_none_is_named(model: Model) -> None:
         STRATEGIES["auto"].plan(problem)
 
 
+@pytest.mark.quiet
 def test_a_405b_model_on_64_mixed_servers_takes_seconds() -> None:
     model, cluster = llama_405b(), mix_servers(64)
     assert model.num_parameters == pytest.approx(405.8e9, rel=1e-3)

@@ -50,6 +50,7 @@ def test_no_cut_is_better_than_the_one_chosen() -> None:
         assert judge(weights, bounds) == min(judge(weights, cut) for cut in every_cut)
 
 
+@pytest.mark.quiet
 def test_a_large_model_is_cut_in_a_second() -> None:
     weights = [16384, *[3_000_000_000] * 126, 16384, 2_000_000_000]
     started = time.perf_counter()

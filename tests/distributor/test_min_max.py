@@ -93,6 +93,7 @@ def test_no_limit_between_two_fillings_would_fill_differently() -> None:
 @pytest.mark.parametrize(
     ("num_layers", "num_servers", "limit_s"), [(1000, 128, 0.2), (100_000, 1000, 10.0)]
 )
+@pytest.mark.quiet
 def test_large_instances_take_little_time(
     num_layers: int, num_servers: int, limit_s: float
 ) -> None:

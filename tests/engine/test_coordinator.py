@@ -25,6 +25,8 @@ from partwise.part.runner import Runner, RunnerOptions
 from partwise.remote.tcp import TcpTransport
 from support.parts import Parts, Setting, counting_runner, ignore_pass
 
+pytestmark = pytest.mark.quiet
+
 TOKEN = b"a token of a cluster of tests"
 Between = Callable[[], None]
 

@@ -177,6 +177,7 @@ def test_a_member_that_waits_too_long_says_so_itself(tiny_llama: Path) -> None:
         is_over.set()
 
 
+@pytest.mark.quiet
 def test_a_member_that_fails_ends_it_for_all(
     tiny_llama: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

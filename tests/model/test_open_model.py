@@ -57,6 +57,7 @@ def write_sparse(directory: Path, shapes: dict[str, tuple[int, ...]], num_shards
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.quiet
 def test_405_billion_parameters_are_described_in_a_second(tmp_path: Path) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],

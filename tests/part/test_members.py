@@ -146,6 +146,7 @@ def test_a_member_that_takes_nothing_of_what_it_is_sent_is_late_too() -> None:
     seat.close()
 
 
+@pytest.mark.quiet
 def test_a_member_that_goes_away_ends_the_wait_at_once() -> None:
     seats = seat_members(2)
     seats[0].begin(1)

@@ -127,6 +127,7 @@ def test_a_frame_of_another_codec_than_planned_is_refused_by_both_names(
         list(parts.submit(PROMPT, 4))
 
 
+@pytest.mark.quiet
 def test_time_adds_up_to_what_the_run_took(tiny_llama: Path) -> None:
     with Parts(tiny_llama, coded("int8", make_runner=counting_runner(busy))) as parts:
         start_s = time.monotonic()

@@ -19,6 +19,8 @@ from partwise.remote.messages import (
 )
 from support.client import DEADLINE_S, VERSION, Client, ready, retry_until_free, serving, step
 
+pytestmark = pytest.mark.quiet
+
 
 def test_a_server_with_one_part_answers_steps(tiny_llama: Path) -> None:
     with serving() as servers:

@@ -26,6 +26,8 @@ from partwise.remote.messages import (
 from partwise.remote.transport import Address
 from support.client import Client, serving, step
 
+pytestmark = pytest.mark.quiet
+
 
 @contextmanager
 def feeding(path: Path) -> Iterator[tuple[Client, Link]]:

@@ -23,6 +23,8 @@ from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address
 from support.parts import Servers
 
+pytestmark = pytest.mark.quiet
+
 TOKEN = new_token()
 
 

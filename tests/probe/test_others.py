@@ -30,6 +30,7 @@ def test_ticks_are_those_of_nobody_of_ours(tmp_path: Path, monkeypatch: pytest.M
     assert count_others_s([7, 8, 9]) == pytest.approx(0.90)  # nobody is 9
 
 
+@pytest.mark.quiet
 def test_our_processes_are_not_others() -> None:
     code = "import time; e = time.monotonic() + 0.5\nwhile time.monotonic() < e: pass"
     process = subprocess.Popen([sys.executable, "-c", code])

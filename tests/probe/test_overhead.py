@@ -13,6 +13,8 @@ from partwise.probe import overhead
 from partwise.probe.overhead import measure_call_overhead, measure_overhead
 from partwise.remote.frame import Row
 
+pytestmark = pytest.mark.quiet
+
 CALL_S, LAYER_S, ROW_S, POLLUTION_S = 5e-3, 1e-3, 2e-4, 0.5
 
 

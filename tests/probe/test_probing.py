@@ -22,7 +22,7 @@ FOUND = Measurements(
     precisions=(), measured={}, overhead=Overhead(call_s=NONE, layer_s=NONE, row_s=NONE)
 )
 
-pytestmark = pytest.mark.usefixtures("started")
+pytestmark = [pytest.mark.usefixtures("started"), pytest.mark.quiet]
 
 
 def succeed(pipe, machine: Machine) -> None:

@@ -16,6 +16,7 @@ from partwise.probe.team import measure_team
 
 # Python says so from 3.12 on where other tests have left threads; the probe forks without any.
 pytestmark = [
+    pytest.mark.quiet,
     pytest.mark.usefixtures("started"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]

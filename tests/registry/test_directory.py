@@ -114,6 +114,7 @@ def test_a_registry_holds_versions_in_their_order_and_refuses_others(model: Mode
         Registry((two,)).drop(2)
 
 
+@pytest.mark.quiet
 def test_a_directory_of_a_large_model_costs_what_is_looked_up() -> None:
     model = llama_405b()
     plan = random_plan(random.Random(1), model)

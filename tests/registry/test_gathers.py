@@ -79,6 +79,7 @@ def test_a_need_that_nobody_has_is_refused_by_name() -> None:
         compile_gathers({}, {"x": [0]})
 
 
+@pytest.mark.quiet
 def test_a_layer_of_100_000_neurons_over_128_parts_takes_moments() -> None:
     rng = np.random.default_rng(1)
     at = rng.integers(0, 128, 100_000)

@@ -23,6 +23,8 @@ from partwise.remote.channel import Channel
 from partwise.remote.tcp import TcpListener, TcpTransport
 from partwise.remote.transport import Address
 
+pytestmark = pytest.mark.quiet
+
 TOKEN, OTHER = b"the token of this cluster", b"the token of another one"
 HELLO = Hello(role="part", name="part0", deployment="d")
 ANYWHERE = Address("127.0.0.1", 0)

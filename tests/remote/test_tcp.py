@@ -16,6 +16,8 @@ from partwise.remote.authenticate import Hello, new_token
 from partwise.remote.tcp import TcpTransport
 from partwise.remote.transport import Address, parse_address
 
+pytestmark = pytest.mark.quiet
+
 HELLO = Hello(role="coordinator", name="coordinator", deployment="test")
 HERE = Address("127.0.0.1", 0)
 LIMIT_S = 5.0

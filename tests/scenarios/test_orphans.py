@@ -22,6 +22,8 @@ import pytest
 from partwise.errors import LaunchError
 from partwise.launch.local import LocalServers
 
+pytestmark = pytest.mark.quiet
+
 RUNS = ("SIGINT", "SIGTERM", "SIGKILL", "first killed", "last killed", "server fails")
 OPTIONS = ("--parts", "2", "--threads", "1", "--max-tokens", "90000")
 # Python runs these in every process that starts. Servers of the one run fail after some tokens.

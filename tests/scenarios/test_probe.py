@@ -13,6 +13,8 @@ from partwise.cluster.presets import preset
 from partwise.cluster.toml_file import read_host
 from partwise.probe.points import TOKENS
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.mark.usefixtures("started")
 def test_a_probe_finds_the_steps_of_the_caches_and_what_the_kernels_do(tmp_path: Path) -> None:

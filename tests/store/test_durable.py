@@ -15,6 +15,7 @@ from partwise.store.durable import locked, replace_file, sync_folder
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
+@pytest.mark.quiet
 def test_the_lock_excludes_other_threads_and_its_wait_has_a_deadline(tmp_path: Path) -> None:
     with locked(tmp_path):
         start = time.monotonic()
