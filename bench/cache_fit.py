@@ -4,8 +4,9 @@ a host of its own, against its turn in a chain of parts far larger than the cach
 One thread. Parts are one block of a random llama each, of about 2 to 64 MiB, by the runner that
 the probe measures. A pass is one token, bound by reading, or a prompt of PROMPT_ROWS, bound by
 computing. Both sides are measured in turn in several rounds and stand beside the cost model, for
-which this machine is probed first. `cache_fit_page.py` brings docs/experiments/cache-fit.md up to
-date.
+which this machine is probed first. Where there is a CUDA device `cache_fit_cuda.py` is run too;
+where there is none, what the results have of one stays. `cache_fit_page.py` brings
+docs/experiments/cache-fit.md up to date.
 
     python bench/cache_fit.py [--precisions fp32,int8,int4] [--rounds N] [--host FILE]
 """
@@ -13,6 +14,7 @@ date.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -24,8 +26,9 @@ from typing import Any, cast
 import numpy as np
 
 from block_chain import choose_width, cut_chain, save_chain
+from cache_fit_cuda import CudaRun, measure_cuda, read_cuda, summarize_cuda, tabulate_cuda
 from cache_fit_outcome import Outcome, tabulate
-from harness import has_defaults, report
+from harness import RESULTS, has_defaults, report
 from partwise.cli.format import MIB
 from partwise.cluster import Host, Server
 from partwise.cluster.toml_file import read_host, write_host
@@ -212,11 +215,23 @@ def main() -> int:
             last = outcomes[-1]
             print(f"{precision}, {size_mib} MiB: {last.gain}", file=sys.stderr, flush=True)
     print(tabulate(outcomes).render_text())
-    figures = summarize(outcomes)
-    details = {"host": write_host(host), "parts": [vars_of(outcome) for outcome in outcomes]}
+    cuda = measure_cuda(args.rounds) or read_last_cuda()
+    print(tabulate_cuda(cuda).render_text())
+    figures = summarize(outcomes) | summarize_cuda(cuda)
+    details = {
+        "host": write_host(host),
+        "parts": [vars_of(outcome) for outcome in outcomes],
+        "cuda": None if cuda is None else asdict(cuda),
+    }
     report("cache_fit", figures, details, is_default=has_defaults(parser, args))
     judged = ("fp32_gain_error_fitting", "computing_gain_error")
     return int(any(figures.get(key, 0.0) > BOUND for key in judged))
+
+
+def read_last_cuda() -> CudaRun | None:
+    """What the last results have of a CUDA device, maybe of another machine."""
+    path = RESULTS / "cache_fit.json"
+    return read_cuda(json.loads(path.read_text())) if path.exists() else None
 
 
 def vars_of(outcome: Outcome) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Brings the table and the picture of docs/experiments/cache-fit.md up to date with the last run
-of `cache_fit.py`.
+"""Brings the tables and the picture of docs/experiments/cache-fit.md up to date with the last run
+of `cache_fit.py`, and of `cache_fit_cuda.py`.
 
     python bench/cache_fit_page.py
 """
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from cache_fit_cuda import read_cuda, tabulate_cuda
 from cache_fit_outcome import Outcome, tabulate
-from experiments.page import PAGES, update_page
+from experiments.page import PAGES, Table, update_page
 from harness import ROOT
 from partwise.cli.format import MIB
 
@@ -22,10 +24,14 @@ PAGE, PICTURE = PAGES / "cache-fit.md", PAGES / "cache-fit.svg"
 SIZE_INCHES = (8.0, 4.8)
 
 
-def read_outcomes(path: Path) -> list[Outcome]:
+def read_outcomes(document: dict[str, Any]) -> list[Outcome]:
     """Those of the last run."""
-    parts = json.loads(path.read_text())["rounds"]["parts"]
-    return msgspec.convert(parts, list[Outcome])
+    return msgspec.convert(document["rounds"]["parts"], list[Outcome])
+
+
+def list_tables(document: dict[str, Any]) -> list[Table]:
+    """Those of the page, from the last results."""
+    return [tabulate(read_outcomes(document)), tabulate_cuda(read_cuda(document))]
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -66,6 +72,6 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    found = read_outcomes(RESULTS)
-    update_page(PAGE, [tabulate(found)])
-    draw(found, PICTURE)
+    last = json.loads(RESULTS.read_text())
+    update_page(PAGE, list_tables(last))
+    draw(read_outcomes(last), PICTURE)

@@ -94,6 +94,23 @@ def test_the_json_adds_up(directory: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_a_plan_in_bf16_takes_half_of_the_bytes_and_says_why_torch_computes_it(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {}
+    for precision in ("fp32", "bf16"):
+        words = ["plan", str(directory), "--parts", "1", "--precision", precision]
+        assert main([*words, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        sizes[precision] = (document["weight_bytes"], document["kv_bytes"])
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert f"{precision} weights, {precision} KV cache for 1 sequence" in out
+    assert "runner: torch in bf16, because it alone computes bf16" in out
+    assert (document["runner"], document["runner_reason"]) == ("torch", "it alone computes bf16")
+    assert tuple(2 * size for size in sizes["bf16"]) == sizes["fp32"]
+
+
 def test_one_part_holds_nothing_twice(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(directory), "--parts", "1"]) == 0
     streams = capsys.readouterr()

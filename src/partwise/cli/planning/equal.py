@@ -86,9 +86,10 @@ def render_bytes(document: dict[str, Any]) -> str:
     rows.append(("total", "", "", *_amounts(document, 100.0)))
     sequences = document["num_sequences"]
     assumed = " (assumed; set --context)" if document["is_context_assumed"] else ""
+    kv_format = "bf16" if document["precision"] == "bf16" else "fp32"
     header = (
         f"{document['model']} in {len(document['parts'])} parts, {document['precision']} weights,"
-        f" fp32 KV cache for {sequences} {'sequence' if sequences == 1 else 'sequences'} of"
+        f" {kv_format} KV cache for {sequences} {'sequence' if sequences == 1 else 'sequences'} of"
         f" {document['context_tokens']:,} tokens{assumed}"
     )
     notes = [render_buffers(document["parts"])]
