@@ -74,7 +74,10 @@ def test_a_plan_of_another_module_or_beside_a_strategy_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "modules are computed by torch in fp32, precision is 'int8'"),
+        (
+            {"precision": "int8"},
+            "torch in fp32 on CPUs, precision is 'int8'",
+        ),
         ({"runner": "onnx"}, "runner is 'onnx'"),
         ({"codec": "bf16"}, "codec is 'bf16'"),
     ],

@@ -76,7 +76,7 @@ class Scene(Sharing):
 
 
 class _Noted:
-    weight_bytes = 0
+    weight_bytes = host_bytes = 0
     notes = ()
 
     def __init__(self, runner: Runner, key: tuple[int, str], passes: list) -> None:

@@ -20,7 +20,8 @@ from partwise.model import Model, open_model
 from partwise.remote.frame import RowFlag
 from support.decoders import MIXTURES, save_decoder
 from support.passes import FAMILY_NAMES, PASSES, TEXT, Outputs, run_passes, run_transformers
-from support.stages import plan_stages, plan_with
+from support.planning import plan_with
+from support.stages import plan_stages
 
 FAMILIES = (*FAMILY_NAMES, *MIXTURES)
 NOISE = 1.5

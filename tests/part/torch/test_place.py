@@ -20,7 +20,8 @@ from partwise.part.torch import runner as torch_runner
 from partwise.part.torch.kv import ContiguousKv
 from partwise.part.torch.place import PLAIN, Place, find_device, to_array
 from support.passes import PASSES, compare, list_tokens, run_transformers
-from support.stages import Stages, plan_stages, plan_with
+from support.planning import plan_with
+from support.stages import Stages, plan_stages
 
 Saved = Callable[[str], Path]
 HALF = Place(device=torch.device("cpu"), dtype=torch.bfloat16)
