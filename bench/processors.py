@@ -16,19 +16,11 @@ _LOOPS, _PROBES = 20_000, 8
 """About a millisecond each, of which the shortest is one that nobody of ours interrupted."""
 
 
-class Processors:
-    """Compares the processors that this process may use with the fastest that any of them was."""
-
-    def __init__(self) -> None:
-        self._numbers = sorted(os.sched_getaffinity(0))
-        self._shortest_s = float("inf")
-
-    def count_missing(self) -> float:
-        """Of all processors together, as a number of them: 0.5 where one is half as fast as the
-        fastest that was seen so far."""
-        seconds = probe(self._numbers)
-        self._shortest_s = min(self._shortest_s, *seconds.values())
-        return sum(1 - self._shortest_s / found_s for found_s in seconds.values())
+def count_missing() -> float:
+    """Of the processors that this process may use, as a number of them, beside the fastest one: 0.5
+    where one of two is half as fast as the other. All of one speed are none, whatever it is."""
+    seconds = probe(os.sched_getaffinity(0)).values()
+    return sum(1 - min(seconds) / found_s for found_s in seconds)
 
 
 def probe(processors: Collection[int]) -> Mapping[int, float]:

@@ -11,16 +11,16 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from partwise.probe.others import count_others_s
-from processors import Processors
+from processors import count_missing
 
 QUIET_CORES = 0.05
 """In use by others: more counts as a disturbance."""
 QUIET_MISSING = 0.15
-"""Of all processors together, before and after: more counts too. Two probes of a calm machine
-differ by up to 0.1."""
+"""Beside the fastest one, before and after: more counts too. A calm machine's two differ by up to
+0.1 from one probe to the next."""
 MAX_TRIES = 8
 PAUSE_S = 0.5
 
@@ -38,12 +38,11 @@ class Quiet:
 class Patience:
     """How long a process waits for neighbours to leave, in all: they may stay for hours."""
 
-    processors: Processors = field(default_factory=Processors)
-    left_s: float = 600.0
+    left_s: float = 120.0
 
     def count_missing(self) -> float:
         """Processors that are missing now, once it was waited for them."""
-        while (missing := self.processors.count_missing()) > QUIET_MISSING and self.left_s > 0:
+        while (missing := count_missing()) > QUIET_MISSING and self.left_s > 0:
             time.sleep(PAUSE_S)
             self.left_s -= PAUSE_S
         return missing
@@ -72,7 +71,7 @@ def measure_quietly(
         began_s, others = time.monotonic(), count_others_s(ours)
         value = measure()
         busy = (count_others_s(ours) - others) / (time.monotonic() - began_s)
-        missing = max(missing, patience.processors.count_missing())
+        missing = max(missing, count_missing())
         is_quiet = busy <= QUIET_CORES and missing <= QUIET_MISSING
         # What a probe differs by from another is no disturbance.
         found.append((busy + (missing if missing > QUIET_MISSING else 0.0), value))

@@ -1,4 +1,4 @@
-"""Processors are compared with the fastest that any of them was; runs of one thread share one."""
+"""Processors are compared with the fastest of them; runs of one thread share one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def test_a_processor_of_half_the_speed_is_half_a_processor_missing(
 ) -> None:
     found = iter([{0: 2.0, 1: 1.0}, {0: 0.5, 1: 1.0}, {0: 1.0, 1: 1.0}])
     monkeypatch.setattr(processors, "probe", lambda _: next(found))
-    each = processors.Processors()
-    assert [each.count_missing() for _ in range(3)] == [0.5, 0.5, 1.0]
+    assert [processors.count_missing() for _ in range(3)] == [0.5, 0.5, 0.0]
 
 
 def test_a_probe_is_of_every_processor_and_leaves_this_thread_where_it_was() -> None:

@@ -20,7 +20,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, cores: list[float]) -> None:
     monkeypatch.setattr(quiet, "count_others_s", lambda _: next(seconds))
     monkeypatch.setattr(quiet.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(quiet.time, "sleep", lambda _: None)
-    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: 0.1)
+    monkeypatch.setattr(quiet, "count_missing", lambda: 0.1)
 
 
 def test_a_quiet_measurement_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_what_a_slowed_processor_measured_is_taken_again(
 ) -> None:
     watch(monkeypatch, [0.0, 0.0])
     missing = iter([0.1, 0.5, 0.1, 0.1])
-    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: next(missing))
+    monkeypatch.setattr(quiet, "count_missing", lambda: next(missing))
     values = iter([7.0, 8.0])
     found = quiet.measure_quietly(lambda: next(values), (), patience=quiet.Patience())
     assert (found.value, found.tries) == (8.0, 2)
@@ -62,12 +62,12 @@ def test_slowed_processors_are_waited_for_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(quiet.time, "sleep", lambda _: None)
-    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: 0.5)
+    monkeypatch.setattr(quiet, "count_missing", lambda: 0.5)
     patience = quiet.Patience(left_s=10 * quiet.PAUSE_S)
     assert patience.count_missing() == 0.5
     assert patience.left_s == 0
     leaving = iter([0.5, 0.5, 0.1])
-    monkeypatch.setattr(quiet.Processors, "count_missing", lambda _: next(leaving))
+    monkeypatch.setattr(quiet, "count_missing", lambda: next(leaving))
     patience = quiet.Patience(left_s=10 * quiet.PAUSE_S)
     assert patience.count_missing() == 0.1
     assert patience.left_s == 8 * quiet.PAUSE_S
