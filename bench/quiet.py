@@ -36,16 +36,21 @@ class Quiet:
 
 @dataclass(slots=True)
 class Patience:
-    """How long a process waits for neighbours to leave, in all: they may stay for hours."""
+    """How long a process waits for others to leave and measures again, in all: they may stay for
+    hours, and what is then measured is told with them."""
 
     left_s: float = 120.0
 
-    def count_missing(self) -> float:
+    def wait(self) -> float:
         """Processors that are missing now, once it was waited for them."""
         while (missing := count_missing()) > QUIET_MISSING and self.left_s > 0:
-            time.sleep(PAUSE_S)
-            self.left_s -= PAUSE_S
+            self.pause(PAUSE_S)
         return missing
+
+    def pause(self, spent_s: float) -> None:
+        """``spent_s`` were spent in vain, or are from now on."""
+        time.sleep(PAUSE_S)
+        self.left_s -= spent_s
 
 
 @functools.cache
@@ -59,7 +64,8 @@ def measure_quietly(
     max_tries: int = MAX_TRIES,
     patience: Patience | None = None,
 ) -> Quiet:
-    """``measure`` until others took nothing to speak of meanwhile, ``max_tries`` times at most.
+    """``measure`` until others took nothing to speak of meanwhile, ``max_tries`` times at most, and
+    once where ``patience`` is at its end.
 
     ``pids`` are our processes besides this one.
     """
@@ -67,16 +73,17 @@ def measure_quietly(
     ours = (os.getpid(), *pids)
     found: list[tuple[float, float]] = []
     for _ in range(max_tries):
-        missing = patience.count_missing()
+        missing = patience.wait()
         began_s, others = time.monotonic(), count_others_s(ours)
         value = measure()
-        busy = (count_others_s(ours) - others) / (time.monotonic() - began_s)
+        took_s = time.monotonic() - began_s
+        busy = (count_others_s(ours) - others) / took_s
         missing = max(missing, count_missing())
-        is_quiet = busy <= QUIET_CORES and missing <= QUIET_MISSING
+        is_even = missing <= QUIET_MISSING
         # What a probe differs by from another is no disturbance.
-        found.append((busy + (missing if missing > QUIET_MISSING else 0.0), value))
-        if is_quiet:
+        found.append((busy + (0.0 if is_even else missing), value))
+        if (busy <= QUIET_CORES and is_even) or patience.left_s <= 0:
             break
-        time.sleep(PAUSE_S)
+        patience.pause(took_s + PAUSE_S)
     busy, value = min(found)
     return Quiet(value=value, others_cores=max(0.0, busy), tries=len(found))
