@@ -38,6 +38,7 @@ def test_runs_of_one_thread_are_on_the_same_processor_and_on_each_in_turn(
         "measure_quietly",
         lambda measure, _: Quiet(value=measure(), others_cores=0.0, tries=1),
     )
+    # Nobody waits 60 s: they are only placed, and ended below.
     sleepers = [
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(3)
     ]

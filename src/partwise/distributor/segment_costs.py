@@ -52,7 +52,7 @@ class SegmentCosts:
         *,
         has_order: bool = True,
         like: SegmentCosts | None = None,
-    ) -> None:
+    ) -> None:  # most calls give a problem's four; the rest is of the searches that vary it
         names = [s.name for s in cluster.servers] if servers is None else list(servers)
         if not names:
             raise PlanError("a plan needs at least 1 server, got 0: name one")
